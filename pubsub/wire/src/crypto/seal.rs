@@ -1,0 +1,1 @@
+//! Sealing of fan-out frames and of secrets at rest.

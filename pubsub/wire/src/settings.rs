@@ -1,0 +1,98 @@
+//! Settings that the truth depends on. They are replicated; YAML only seeds them at `saltern-master init`.
+
+use serde::{Deserialize, Serialize};
+
+/// All replicated settings with their defaults. `saltern config set NAME VALUE` changes one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How long results are kept after their job ended, in seconds of logical time.
+    pub keep_jobs_seconds: u64,
+    /// How long a job may be accepted when `--ttl` is not given, in milliseconds.
+    pub job_ttl_ms: u64,
+    /// Most pending keys.
+    pub pending_keys_max: u32,
+    /// How long a pending key is remembered, in seconds.
+    pub pending_keys_seconds: u64,
+    /// Most jobs open at one time.
+    pub open_jobs_max: u32,
+    /// Largest return over all parts, in bytes.
+    pub return_bytes_max: u64,
+    /// Milliseconds between two beacons of a master.
+    pub beacon_interval_ms: u64,
+    /// How long a master without quorum contact still lets minions attach, in seconds.
+    pub auth_max_stale_seconds: u64,
+    /// Whether new keys are accepted without an operator. For test beds.
+    pub auto_accept: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            keep_jobs_seconds: 24 * 3600,
+            job_ttl_ms: 60_000,
+            pending_keys_max: crate::limits::PENDING_KEYS_MAX,
+            pending_keys_seconds: 7 * 24 * 3600,
+            open_jobs_max: crate::limits::OPEN_JOBS_MAX,
+            return_bytes_max: crate::limits::RETURN_BYTES_MAX as u64,
+            beacon_interval_ms: 5_000,
+            auth_max_stale_seconds: 24 * 3600,
+            auto_accept: false,
+        }
+    }
+}
+
+/// Why a setting was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// There is no such setting.
+    #[error("there is no setting {name:?}; there are {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What there is, comma separated.
+        known: String,
+    },
+    /// The value does not fit.
+    #[error("{value} does not fit the setting {name}: {cause}")]
+    Value {
+        /// Which setting.
+        name: String,
+        /// The value as JSON.
+        value: String,
+        /// Why.
+        cause: String,
+    },
+}
+
+impl Settings {
+    /// A copy with `name` set to `value`.
+    pub fn with(&self, name: &str, value: &crate::Value) -> Result<Self, SettingError> {
+        let refuse = |cause: &dyn std::fmt::Display| SettingError::Value {
+            name: name.into(),
+            value: value.to_string(),
+            cause: cause.to_string(),
+        };
+        let mut all = serde_json::to_value(self).map_err(|error| refuse(&error))?;
+        let known = all.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>().join(", ")).unwrap_or_default();
+        let Some(slot) = all.get_mut(name) else { return Err(SettingError::Unknown { name: name.into(), known }) };
+        *slot = value.clone();
+        serde_json::from_value(all).map_err(|error| refuse(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn one_setting_changes_and_the_rest_stay() {
+        let changed = Settings::default().with("job_ttl_ms", &json!(5)).expect("fits");
+        assert_eq!(changed, Settings { job_ttl_ms: 5, ..Settings::default() });
+        let unknown = Settings::default().with("jobttl", &json!(5)).expect_err("no such setting").to_string();
+        assert!(unknown.contains("job_ttl_ms"), "{unknown}");
+        let wrong = Settings::default().with("job_ttl_ms", &json!("soon")).expect_err("no number").to_string();
+        assert!(wrong.contains("soon"), "{wrong}");
+    }
+}
