@@ -47,6 +47,10 @@ pub const FUNCTION_NAME_BYTES_MAX: usize = 128;
 /// Longest target expression, in bytes: a `-L` list of a few thousand names fits.
 pub const TARGET_BYTES_MAX: usize = 64 * 1024;
 
+/// Longest single glob in a target, in bytes: four times a minion id, for sets and for values of grains. It bounds the cost
+/// of matching, which is its length times the length of what is matched.
+pub const TARGET_GLOB_BYTES_MAX: usize = 1024;
+
 /// Most nested parentheses in a compound target: the parser recurses.
 pub const TARGET_DEPTH_MAX: usize = 32;
 
