@@ -1,0 +1,169 @@
+//! What a master does by itself: it looks after the other masters' clocks and health, and, while it leads, lets time pass and
+//! takes joining masters in.
+//!
+//! Every duty is a sweep: it compares what is with what should be and does one harmless step. A step that fails, or is done
+//! by a leader that was deposed meanwhile, is done again by the next sweep.
+
+use crate::mesh::message::{Channel, Request, Response};
+use crate::pki::{Authority, Credentials};
+use crate::truth::{Lane, Probed, Truth};
+use saltern_store::command::{Command, MasterCommand};
+use saltern_wire::MasterId;
+use saltern_wire::master::{Directory, MasterState};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Pause between two probes of every other master.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// Pause between probes of a fresh process, whose leader waits for clocks.
+const PROBE_EVERY_FRESH: Duration = Duration::from_millis(100);
+
+/// Fresh probes after a start.
+const PROBES_FRESH: u32 = 20;
+
+/// A probe that takes longer says that the master is not reachable.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pause between two looks at the membership.
+const MEMBERS_EVERY: Duration = Duration::from_millis(250);
+
+/// Pause between two ticks while jobs are open: acceptance ends within so much of its deadline.
+const TICK_OPEN: Duration = Duration::from_secs(1);
+
+/// Sweeps between two ticks while nothing is open: retention is not urgent.
+const TICK_IDLE_SWEEPS: u32 = 60;
+
+/// Entries that a learner may lack when it is made a voter.
+const PROMOTE_LAG_MAX: u64 = 500;
+
+/// Voters that the group grows to by itself; further masters stay learners.
+const VOTERS_MAX: usize = 5;
+
+/// Starts the duties.
+pub fn start(truth: &Truth, credentials: &Arc<Credentials>, tasks: &TaskTracker, stop: &CancellationToken) {
+    tasks.spawn(until(stop.clone(), probe_all(truth.clone())));
+    tasks.spawn(until(stop.clone(), tick_all(truth.clone())));
+    tasks.spawn(until(stop.clone(), take_in_all(truth.clone(), Arc::clone(credentials))));
+}
+
+async fn until(stop: CancellationToken, duty: impl Future<Output = ()>) {
+    tokio::select! {
+        () = duty => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+async fn probe_all(truth: Truth) {
+    let mut round: u32 = 0;
+    loop {
+        let others = truth.mesh().known().into_iter().filter(|id| *id != truth.id());
+        futures::future::join_all(others.map(|id| probe(&truth, id))).await;
+        truth.handle_clocks();
+        round = round.saturating_add(1);
+        tokio::time::sleep(if round < PROBES_FRESH { PROBE_EVERY_FRESH } else { PROBE_EVERY }).await;
+    }
+}
+
+async fn probe(truth: &Truth, id: MasterId) {
+    let before = truth.clock().monotonic();
+    let reply = truth.mesh().ask(id, Channel::Work, &Request::Probe, PROBE_TIMEOUT).await;
+    let after = truth.clock().monotonic();
+    let probed = match reply {
+        Ok(Response::Probe { wall_unix_micros, sessions, version, applied, time }) => {
+            let round_trip = after.saturating_sub(before);
+            // The answer was given about half a round trip ago.
+            let middle = i128::try_from((before + round_trip / 2).as_micros()).unwrap_or(i128::MAX);
+            Probed {
+                reachable: true,
+                round_trip_us: u64::try_from(round_trip.as_micros()).ok(),
+                sessions: Some(sessions),
+                version: Some(version),
+                applied: Some(applied.0),
+                wall_less_monotonic: Some(i128::from(wall_unix_micros) - middle),
+                time,
+            }
+        }
+        _ => Probed::default(),
+    };
+    truth.handle_probe(id, probed);
+}
+
+/// Lets time pass: expiry and retention happen when a tick is applied.
+async fn tick_all(truth: Truth) {
+    let mut sweep: u32 = 0;
+    loop {
+        tokio::time::sleep(TICK_OPEN).await;
+        sweep = sweep.wrapping_add(1);
+        let due = truth.state().counts().open_jobs > 0 || sweep.is_multiple_of(TICK_IDLE_SWEEPS);
+        if due && leads(&truth) {
+            if let Err(error) = truth.propose(Lane::Control, Command::Tick, None).await {
+                tracing::debug!(%error, "a tick was not committed; the next one will do");
+            }
+        }
+    }
+}
+
+fn leads(truth: &Truth) -> bool {
+    let quorum = truth.quorum();
+    quorum.fresh && quorum.leader == Some(truth.id())
+}
+
+/// Takes joining masters in: learner, voter, active in the directory.
+async fn take_in_all(truth: Truth, credentials: Arc<Credentials>) {
+    loop {
+        tokio::time::sleep(MEMBERS_EVERY).await;
+        if leads(&truth) {
+            if let Err(cause) = take_in(&truth, &credentials).await {
+                tracing::info!(cause, "a joining master has to wait; trying again");
+                tokio::time::sleep(MEMBERS_EVERY * 2).await;
+            }
+        }
+    }
+}
+
+/// One step for the first master that needs one.
+async fn take_in(truth: &Truth, credentials: &Credentials) -> Result<(), String> {
+    let Some(signed) = truth.state().directory() else { return Ok(()) };
+    let directory = signed.peek().map_err(|error| error.to_string())?;
+    let group = truth.group().leader_state();
+    for master in &directory.masters {
+        let (votes, learns) = (group.voters.contains(&master.id), group.learners.contains(&master.id));
+        if !votes && !learns {
+            tracing::info!(master = %master.id, name = master.name, "a master joins as a learner");
+            return truth.group().add_learner(master.id).await.map_err(|error| error.to_string());
+        }
+        let matched = group.matched.get(&master.id).copied().flatten();
+        let caught_up = matched.is_some_and(|index| index + PROMOTE_LAG_MAX >= group.last_log);
+        if learns && caught_up && group.voters.len() < VOTERS_MAX {
+            tracing::info!(master = %master.id, name = master.name, "a learner has caught up and votes from now on");
+            return truth.group().promote(master.id).await.map_err(|error| error.to_string());
+        }
+        if master.state == MasterState::Joining && (votes || caught_up) {
+            return activate(truth, credentials, directory.clone(), master.id).await;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a directory in place in which `master` is active.
+async fn activate(
+    truth: &Truth,
+    credentials: &Credentials,
+    mut directory: Directory,
+    master: MasterId,
+) -> Result<(), String> {
+    let ca = truth.state().ca().ok_or("the cluster has no CA yet")?;
+    let authority = Authority::unseal(credentials.cluster, &ca.public_key, &credentials.state_secret, &ca.sealed)
+        .map_err(|error| error.to_string())?;
+    for record in directory.masters.iter_mut().filter(|record| record.id == master) {
+        record.state = MasterState::Active;
+    }
+    directory.version += 1;
+    let directory = authority.sign_directory(&directory);
+    let command = Command::Master(MasterCommand::Directory { directory });
+    let committed = truth.propose(Lane::Control, command, None).await.map_err(|error| error.to_string())?;
+    committed.applied.map(drop).map_err(|refused| refused.to_string())
+}

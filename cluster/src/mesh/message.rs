@@ -1,0 +1,170 @@
+//! What masters say to each other. Raft's messages travel packed by [`crate::raft::types::pack`]: this file need not know them.
+
+use bytes::Bytes;
+use saltern_store::command::{Applied, Proposal};
+use saltern_wire::codec::Encoded;
+use saltern_wire::{LogicalTime, MasterId, Revision};
+use serde::{Deserialize, Serialize};
+
+/// A connection's purpose; the first byte that is sent on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Channel {
+    /// Append streams.
+    Replicate = 1,
+    /// Heartbeats, votes, leader transfer.
+    Control = 2,
+    /// Snapshots.
+    Snapshot = 3,
+    /// Proposals, presence, probes.
+    Work = 4,
+}
+
+impl Channel {
+    /// The first message of a connection.
+    pub fn hello(self) -> Bytes {
+        Bytes::copy_from_slice(&[HELLO_VERSION, self as u8])
+    }
+
+    /// Reads the first message of a connection.
+    pub fn from_hello(message: &[u8]) -> Option<Self> {
+        match message {
+            [HELLO_VERSION, 1] => Some(Self::Replicate),
+            [HELLO_VERSION, 2] => Some(Self::Control),
+            [HELLO_VERSION, 3] => Some(Self::Snapshot),
+            [HELLO_VERSION, 4] => Some(Self::Work),
+            _ => None,
+        }
+    }
+}
+
+/// Version of the mesh's framing.
+const HELLO_VERSION: u8 = 1;
+
+/// A question with a number; replies carry the same number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Numbered<T> {
+    /// Unique within the connection.
+    pub number: u64,
+    /// The question or reply.
+    pub body: T,
+}
+
+impl Encoded for Numbered<Request> {
+    const KIND: u8 = 70;
+}
+
+impl Encoded for Numbered<Response> {
+    const KIND: u8 = 71;
+}
+
+/// A question to another master.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// A message of Raft.
+    Raft(RaftCall),
+    /// Asks the leader to propose.
+    Propose {
+        /// What; the leader stamps it anew.
+        proposal: Box<Proposal>,
+        /// Whether it may wait behind control proposals.
+        bulk: bool,
+        /// How long the asker waits, in milliseconds.
+        deadline_ms: u64,
+    },
+    /// Asks the leader for an index that is safe to read at.
+    ReadIndex,
+    /// Are you there, what time is it, how many sessions have you?
+    Probe,
+    /// Sessions of the asking master.
+    Presence(crate::presence::table::PresenceUpdate),
+}
+
+/// A message of Raft, packed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RaftCall {
+    /// A single append: a heartbeat.
+    Append(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// A request for a vote.
+    Vote(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Would you vote for me?
+    PreVote(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Lead from now on.
+    TransferLeader(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// A snapshot is coming: its encoded manifest. Replied by what is missing.
+    SnapshotBegin(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// A piece of a snapshot file.
+    SnapshotChunk {
+        /// The file's name in the manifest.
+        file: String,
+        /// Where the piece belongs, in bytes.
+        offset: u64,
+        /// The piece.
+        #[serde(with = "serde_bytes")]
+        data: Vec<u8>,
+    },
+    /// All pieces are there: install it. Packed vote and snapshot meta.
+    SnapshotFinish {
+        /// The leader's vote.
+        #[serde(with = "serde_bytes")]
+        vote: Vec<u8>,
+        /// openraft's description.
+        #[serde(with = "serde_bytes")]
+        meta: Vec<u8>,
+    },
+}
+
+/// A reply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// A reply of Raft, packed.
+    Raft(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Which pieces of the announced snapshot are missing: file and offset to go on from.
+    SnapshotMissing(Vec<(String, u64)>),
+    /// Done.
+    Done,
+    /// What a proposal brought.
+    Proposed(Result<Proposed, ProposeRefusal>),
+    /// An index that is safe to read at once it is applied.
+    ReadIndex(Option<Revision>),
+    /// Answer to a probe.
+    Probe {
+        /// The answering master's wall clock, microseconds since the epoch.
+        wall_unix_micros: u64,
+        /// Sessions it holds.
+        sessions: u64,
+        /// Its program version.
+        version: String,
+        /// Its newest applied entry.
+        applied: Revision,
+        /// The truth's time, if it leads.
+        time: Option<LogicalTime>,
+    },
+    /// Answer to presence.
+    Presence(crate::presence::table::Heard),
+    /// The question could not be served.
+    Failed(String),
+}
+
+/// A proposal that is in the log and applied at the leader.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proposed {
+    /// The entry's index.
+    pub revision: Revision,
+    /// The truth's time at the entry.
+    pub time: LogicalTime,
+    /// What apply answered.
+    pub applied: Applied,
+}
+
+/// Why a master did not carry a proposal into the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProposeRefusal {
+    /// It is not the leader; this one may be.
+    NotLeader(Option<MasterId>),
+    /// It leads but has lost its quorum. Nothing was written.
+    NoQuorum,
+    /// It may or may not be written.
+    Unknown,
+    /// Too much waits already. Nothing was written.
+    Busy,
+}

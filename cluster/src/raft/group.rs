@@ -1,0 +1,261 @@
+//! A running member of the Raft group, in our own nouns.
+
+use crate::mesh::Mesh;
+use crate::raft::log::RaftLog;
+use crate::raft::machine::Machine;
+use crate::raft::network::NetworkFactory;
+use crate::raft::service::RaftService;
+use crate::raft::types::{LogRecord, Logged, Raft, Types, Written};
+use openraft::async_runtime::WatchReceiver;
+use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::ReadPolicy;
+use openraft::{ChangeMembers, Config, SnapshotPolicy};
+use saltern_store::command::Proposal;
+use saltern_store::Log;
+use saltern_wire::io::Clock;
+use saltern_wire::{MasterId, Revision};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Entries that a snapshot leaves in the log, so that a master that was away for a moment needs no snapshot.
+const LOG_KEEP: u64 = 2_000;
+
+/// Timing and compaction of the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupConfig {
+    /// Pause between heartbeats, in milliseconds. Also the limit of one append.
+    pub heartbeat_ms: u64,
+    /// Shortest silence of the leader before an election, in milliseconds.
+    pub election_ms_min: u64,
+    /// Longest silence of the leader before an election, in milliseconds.
+    pub election_ms_max: u64,
+    /// Entries between two snapshots.
+    pub snapshot_entries: u64,
+    /// Entries that stay in the log below a snapshot.
+    pub log_keep_entries: u64,
+}
+
+impl Default for GroupConfig {
+    /// The profile `lan`.
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 50,
+            election_ms_min: 200,
+            election_ms_max: 250,
+            snapshot_entries: 20_000,
+            log_keep_entries: LOG_KEEP,
+        }
+    }
+}
+
+/// Why the group cannot be started or asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// The core stopped. The process must end.
+    #[error("the Raft core stopped: {0}")]
+    Stopped(String),
+    /// The configuration is impossible.
+    #[error("the Raft timing is impossible: {0}")]
+    Config(String),
+    /// This master does not lead (any more); that one may.
+    #[error("another master leads")]
+    NotLeader(Option<MasterId>),
+    /// It is in the log of this master and may or may not be committed.
+    #[error("the outcome is unknown")]
+    Unknown,
+    /// No majority answered.
+    #[error("no quorum")]
+    NoQuorum,
+    /// The membership cannot be changed now.
+    #[error("the membership cannot be changed now: {0}")]
+    Membership(String),
+}
+
+/// Who leads, as far as this member knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaderState {
+    /// The leader, if there is one.
+    pub leader: Option<MasterId>,
+    /// Whether it is this member.
+    pub is_self: bool,
+    /// Raft term.
+    pub term: u64,
+    /// If this member leads: how long ago a majority last answered.
+    pub quorum_age: Option<Duration>,
+    /// Newest index in this member's log.
+    pub last_log: u64,
+    /// Newest index applied here.
+    pub applied: u64,
+    /// Voters of the newest membership.
+    pub voters: BTreeSet<MasterId>,
+    /// Learners of the newest membership.
+    pub learners: BTreeSet<MasterId>,
+    /// If this member leads: the newest index each other member has.
+    pub matched: BTreeMap<MasterId, Option<u64>>,
+    /// Set once the core has stopped.
+    pub stopped: Option<String>,
+}
+
+/// A running member. Cloning gives another handle.
+#[derive(Clone)]
+pub struct Group {
+    raft: Raft,
+    machine: Machine,
+    heard: watch::Receiver<Duration>,
+    config: Arc<GroupConfig>,
+}
+
+impl Group {
+    /// Starts the core over an open log and state. `service` answers the other masters; the mesh server is given it.
+    pub async fn start(
+        id: MasterId,
+        config: GroupConfig,
+        mesh: Arc<Mesh>,
+        log: Log<LogRecord>,
+        machine: Machine,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Arc<RaftService>), GroupError> {
+        let raft_config = raft_config(&config).validate().map_err(|error| GroupError::Config(error.to_string()))?;
+        let snapshots = Arc::clone(machine.snapshots());
+        let network = NetworkFactory::new(mesh, Arc::clone(&snapshots));
+        let raft = Raft::new(id.0, Arc::new(raft_config), network, RaftLog::new(log), machine.clone())
+            .await
+            .map_err(|error| GroupError::Stopped(error.to_string()))?;
+        let (heard_sender, heard) = watch::channel(Duration::ZERO);
+        let service = RaftService::new(raft.clone(), snapshots, machine.disk_work(), clock, heard_sender);
+        Ok((Self { raft, machine, heard, config: Arc::new(config) }, Arc::new(service)))
+    }
+
+    /// Makes this member the first of a new group. Harmless on a member of a group.
+    pub async fn found(&self, id: MasterId) -> Result<(), GroupError> {
+        if self.raft.is_initialized().await.map_err(|error| GroupError::Stopped(error.to_string()))? {
+            return Ok(());
+        }
+        let members = BTreeMap::from([(id.0, openraft::impls::EmptyNode::default())]);
+        self.raft.initialize(members).await.map_err(|error| GroupError::Membership(error.to_string()))
+    }
+
+    /// Writes a proposal, if this member leads; returns once it is committed and applied here.
+    pub async fn write(&self, proposal: Proposal) -> Result<Written, GroupError> {
+        match self.raft.client_write(Logged::new(proposal)).await {
+            Ok(response) => Ok(response.data),
+            Err(RaftError::Fatal(fatal)) => Err(GroupError::Stopped(fatal.to_string())),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                Err(GroupError::NotLeader(to.leader_id.map(MasterId)))
+            }
+            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(GroupError::Unknown),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+                Err(GroupError::Membership(error.to_string()))
+            }
+        }
+    }
+
+    /// ReadIndex, if this member leads: an index at or above everything that was acknowledged before the call.
+    pub async fn read_index(&self) -> Result<Revision, GroupError> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _)) => Ok(Revision(read.index())),
+            Err(RaftError::Fatal(fatal)) => Err(GroupError::Stopped(fatal.to_string())),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                Err(GroupError::NotLeader(to.leader_id.map(MasterId)))
+            }
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(GroupError::NoQuorum),
+        }
+    }
+
+    /// Adds a learner; returns at once, replication goes on by itself.
+    pub async fn add_learner(&self, id: MasterId) -> Result<(), GroupError> {
+        let added = self.raft.add_learner(id.0, openraft::impls::EmptyNode::default(), false).await;
+        added.map(drop).map_err(|error| GroupError::Membership(error.to_string()))
+    }
+
+    /// Makes a learner a voter.
+    pub async fn promote(&self, id: MasterId) -> Result<(), GroupError> {
+        let change = ChangeMembers::AddVoterIds(BTreeSet::from([id.0]));
+        let changed = self.raft.change_membership(change, true).await;
+        changed.map(drop).map_err(|error| GroupError::Membership(error.to_string()))
+    }
+
+    /// Asks `to` to lead instead of this member.
+    pub async fn transfer(&self, to: MasterId) -> Result<(), GroupError> {
+        self.raft.trigger().transfer_leader(to.0).await.map_err(|error| GroupError::Stopped(error.to_string()))
+    }
+
+    /// Takes a snapshot soon.
+    pub async fn snapshot(&self) -> Result<(), GroupError> {
+        self.raft.trigger().snapshot().await.map_err(|error| GroupError::Stopped(error.to_string()))
+    }
+
+    /// Who leads now.
+    pub fn leader_state(&self) -> LeaderState {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let ids = |ids: Vec<u64>| ids.into_iter().map(MasterId).collect::<BTreeSet<_>>();
+        let matched = metrics.replication.iter().flatten();
+        LeaderState {
+            leader: metrics.current_leader.map(MasterId),
+            is_self: metrics.current_leader == Some(metrics.id) && metrics.state.is_leader(),
+            term: metrics.current_term,
+            quorum_age: metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()),
+            last_log: metrics.last_log_index.unwrap_or(0),
+            applied: self.machine.state().applied_index(),
+            voters: ids(membership.voter_ids().collect()),
+            learners: ids(membership.learner_ids().collect()),
+            matched: matched.map(|(id, log)| (MasterId(*id), log.as_ref().map(|log| log.index()))).collect(),
+            stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// Waits until something about [`Group::leader_state`] changed, at most `within`.
+    pub async fn changed(&self, within: Duration) {
+        let mut metrics = self.raft.metrics();
+        let _ = tokio::time::timeout(within, metrics.changed()).await;
+    }
+
+    /// Monotonic time at which a leader was last heard, zero if never.
+    pub fn leader_heard(&self) -> Duration {
+        *self.heard.borrow()
+    }
+
+    /// The state machine.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The configuration it runs with.
+    pub fn config(&self) -> &GroupConfig {
+        &self.config
+    }
+
+    /// Stops the core.
+    pub async fn stop(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!(%error, "the Raft core did not stop in order");
+        }
+    }
+}
+
+fn raft_config(config: &GroupConfig) -> Config {
+    Config {
+        cluster_name: "saltern".into(),
+        heartbeat_interval: config.heartbeat_ms,
+        election_timeout_min: config.election_ms_min,
+        election_timeout_max: config.election_ms_max,
+        enable_pre_vote: Some(true),
+        // Without it a partial partition can leave the cluster without a leader.
+        quorum_loss_probe_interval: Some(config.election_ms_max * 2),
+        install_snapshot_timeout: 600_000,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.snapshot_entries),
+        max_in_snapshot_log_to_keep: config.log_keep_entries,
+        // A follower that lags by less than this catches up from the log.
+        replication_lag_threshold: config.snapshot_entries * 2,
+        max_payload_entries: 256,
+        purge_batch_size: 256,
+        ..Config::default()
+    }
+}
+
+/// openraft's type parameters, for signatures outside this folder that must not name it.
+pub type RaftTypes = Types;

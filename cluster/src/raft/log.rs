@@ -1,0 +1,115 @@
+//! openraft's view of [`saltern_store::Log`].
+
+use crate::raft::types::{Entry, LogId, LogRecord, Types, Vote, pack, unpack};
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::OptionalSend;
+use saltern_store::Log;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
+/// Most bytes of entries that are read for one append message, well below the limit of a mesh message.
+const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// The log of this master.
+#[derive(Clone)]
+pub struct RaftLog {
+    log: Log<LogRecord>,
+}
+
+impl RaftLog {
+    /// Wraps an open log.
+    pub fn new(log: Log<LogRecord>) -> Self {
+        Self { log }
+    }
+
+    fn read(&self, range: impl RangeBounds<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        let start = match range.start_bound() {
+            Bound::Included(at) => *at,
+            Bound::Excluded(at) => at + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(at) => at + 1,
+            Bound::Excluded(at) => *at,
+            Bound::Unbounded => u64::MAX,
+        };
+        let records = self.log.read(start..end, bytes_max).map_err(fatal)?;
+        Ok(records.into_iter().map(|record| record.0).collect())
+    }
+}
+
+/// A storage error on its way to openraft, which stops its core for it.
+fn fatal(error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+fn read_packed<T: serde::Serialize + serde::de::DeserializeOwned>(bytes: Option<Vec<u8>>) -> io::Result<Option<T>> {
+    bytes.map(|bytes| unpack(&bytes).map_err(fatal)).transpose()
+}
+
+impl RaftLogReader<Types> for RaftLog {
+    async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        self.read(range, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+        self.read(start..end, READ_BYTES_MAX)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        read_packed(self.log.vote())
+    }
+}
+
+impl RaftLogStorage<Types> for RaftLog {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
+        let last_purged_log_id: Option<LogId> = read_packed(self.log.purged())?;
+        let last = match self.log.last() {
+            Some(index) => self.read(index..=index, usize::MAX)?.pop().map(|entry| entry.log_id),
+            None => None,
+        };
+        Ok(LogState { last_log_id: last.or_else(|| last_purged_log_id.clone()), last_purged_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        self.log.save_vote(pack(vote)).map_err(fatal)
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        match committed {
+            Some(committed) => self.log.save_committed(pack(&committed)).map_err(fatal),
+            None => Ok(()),
+        }
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        read_packed(self.log.committed())
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<Types>) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let records = entries.into_iter().map(LogRecord).collect();
+        self.log.append(records, Box::new(move |result| callback.io_completed(result))).map_err(fatal)
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
+        self.log.truncate_after(last.map(|last| last.index())).map_err(fatal)
+    }
+
+    async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
+        self.log.purge(upto.index(), pack(&upto)).map_err(fatal)
+    }
+}

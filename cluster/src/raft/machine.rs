@@ -1,0 +1,176 @@
+//! openraft's view of [`saltern_store::State`]: applies what is committed, and builds and installs snapshots.
+
+use crate::raft::types::{Entry, LogId, Membership, SnapshotMeta, Types, Written, pack, unpack};
+use futures::{Stream, StreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+use openraft::{EntryPayload, OptionalSend};
+use saltern_store::{AppliedEntry, Item, Payload, Snapshot as Files, Snapshots, State};
+use saltern_wire::Revision;
+use std::io;
+use std::sync::Arc;
+use tokio::sync::{broadcast, watch};
+
+/// Entries that one batch carries into the state. What is ready goes together; nothing waits to fill it.
+const APPLY_BATCH_MAX: usize = 256;
+
+/// Where long disk work runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskWork {
+    /// On tokio's blocking threads: production.
+    Threads,
+    /// In place: the simulation, which has one thread.
+    InPlace,
+}
+
+impl DiskWork {
+    /// Runs `work` and waits for it.
+    pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        match self {
+            Self::InPlace => Ok(work()),
+            Self::Threads => tokio::task::spawn_blocking(work).await.map_err(io::Error::other),
+        }
+    }
+}
+
+/// The state of this master, as openraft drives it.
+#[derive(Clone)]
+pub struct Machine {
+    state: Arc<State>,
+    snapshots: Arc<Snapshots>,
+    disk_work: DiskWork,
+    /// Every applied entry with its effects, for whoever listens.
+    effects: broadcast::Sender<Arc<AppliedEntry>>,
+    /// Index of the newest applied entry.
+    applied: watch::Sender<u64>,
+}
+
+/// Applied entries that a slow listener may lag behind before it is told to read the tables instead.
+const EFFECTS_QUEUE: usize = 8192;
+
+impl Machine {
+    /// Over an open state.
+    pub fn new(state: Arc<State>, snapshots: Arc<Snapshots>, disk_work: DiskWork) -> Self {
+        let applied = watch::Sender::new(state.applied_index());
+        Self { state, snapshots, disk_work, effects: broadcast::Sender::new(EFFECTS_QUEUE), applied }
+    }
+
+    /// Hears of every entry that is applied from now on.
+    pub fn effects(&self) -> broadcast::Receiver<Arc<AppliedEntry>> {
+        self.effects.subscribe()
+    }
+
+    /// Follows the index of the newest applied entry.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// The tables.
+    pub fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Snapshots on this master's disk.
+    pub fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.snapshots
+    }
+
+    /// Where this master's long disk work runs.
+    pub fn disk_work(&self) -> DiskWork {
+        self.disk_work
+    }
+
+    fn apply_batch(&self, batch: Vec<EntryResponder<Types>>) -> io::Result<()> {
+        let (entries, responders): (Vec<Entry>, Vec<Option<ApplyResponder<Types>>>) = batch.into_iter().unzip();
+        let items = entries.iter().map(item).collect::<io::Result<Vec<_>>>()?;
+        let applied = self.state.apply(&items).map_err(io::Error::other)?;
+        let Some(last) = applied.last().map(|entry| entry.index) else { return Ok(()) };
+        for ((entry, responder), applied) in entries.iter().zip(responders).zip(applied) {
+            if let Some(responder) = responder {
+                let held = matches!(entry.payload, EntryPayload::Normal(_));
+                let answer = held.then(|| applied.applied.clone());
+                responder.send(Written { revision: Revision(applied.index), time: applied.time, applied: answer });
+            }
+            // Nobody listening is fine: effects are hints.
+            let _ = self.effects.send(Arc::new(applied));
+        }
+        self.applied.send_replace(last);
+        Ok(())
+    }
+
+    fn meta(&self) -> io::Result<(Option<LogId>, Membership)> {
+        let position = self.state.position().map(|bytes| unpack(&bytes)).transpose().map_err(io::Error::other)?;
+        let membership = self.state.membership().map(|bytes| unpack(&bytes)).transpose().map_err(io::Error::other)?;
+        Ok((position, membership.unwrap_or_default()))
+    }
+
+    fn offer(files: Files) -> io::Result<Snapshot<SnapshotMeta, Files>> {
+        let last_log_id = Some(unpack(&files.manifest().position).map_err(io::Error::other)?);
+        let last_membership = match files.manifest().membership.as_slice() {
+            [] => Membership::default(),
+            bytes => unpack(bytes).map_err(io::Error::other)?,
+        };
+        Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: files })
+    }
+}
+
+/// A log entry as the store wants it.
+fn item(entry: &Entry) -> io::Result<Item> {
+    let payload = match &entry.payload {
+        EntryPayload::Blank => Payload::Blank,
+        EntryPayload::Membership(membership) => {
+            let stored = Membership::new(Some(entry.log_id.clone()), membership.clone());
+            Payload::Membership(pack(&stored))
+        }
+        EntryPayload::Normal(logged) => Payload::Proposal(logged.proposal().map_err(|error| {
+            let index = entry.log_id.index();
+            io::Error::other(format!("log entry {index} cannot be applied: {error}"))
+        })?),
+    };
+    Ok(Item { index: entry.log_id.index(), position: pack(&entry.log_id), payload })
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = Files;
+    type SnapshotBuilder = Self;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
+        self.meta()
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut batches = entries.ready_chunks(APPLY_BATCH_MAX);
+        while let Some(batch) = batches.next().await {
+            self.apply_batch(batch.into_iter().collect::<io::Result<_>>()?)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, files: Files) -> Result<(), io::Error> {
+        let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
+        self.disk_work.run(move || snapshots.install(&state, files)).await?.map_err(io::Error::other)?;
+        self.applied.send_replace(self.state.applied_index());
+        tracing::info!(index = self.state.applied_index(), "installed a snapshot");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<SnapshotMeta, Files>>, io::Error> {
+        self.snapshots.current().map(Self::offer).transpose()
+    }
+}
+
+impl RaftSnapshotBuilder<Types> for Machine {
+    type SnapshotData = Files;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot<SnapshotMeta, Files>, io::Error> {
+        let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
+        let files = self.disk_work.run(move || snapshots.create(&state)).await?.map_err(io::Error::other)?;
+        Self::offer(files)
+    }
+}

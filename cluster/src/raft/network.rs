@@ -1,0 +1,319 @@
+//! How openraft reaches one other master: append streams on a connection of their own, heartbeats and votes on a second,
+//! snapshots on a third.
+
+use crate::mesh::message::{Channel, RaftCall, Request, Response};
+use crate::mesh::{Mesh, MeshError};
+use crate::raft::types::{SnapshotMeta, Types, Vote, pack, unpack};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::storage::Snapshot;
+use openraft::{AnyError, OptionalSend};
+use saltern_store::{Snapshot as Files, Snapshots};
+use saltern_wire::MasterId;
+use saltern_wire::io::Link;
+use saltern_wire::limits::SNAPSHOT_CHUNK_BYTES_MAX;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Appends that are on their way at one time. Enough to keep a 200 ms road busy with full messages.
+const APPENDS_IN_FLIGHT_MAX: usize = 64;
+
+/// How long one piece of a snapshot may take: a slow disk, not a slow network, decides.
+const SNAPSHOT_PIECE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long installing a received snapshot may take.
+const SNAPSHOT_INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Pause before an unreachable master is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// An append stream is given up when the peer acknowledges nothing for so long while something is in flight.
+const STREAM_SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// Makes a [`Network`] per peer.
+#[derive(Clone)]
+pub struct NetworkFactory {
+    mesh: Arc<Mesh>,
+    snapshots: Arc<Snapshots>,
+}
+
+impl NetworkFactory {
+    /// Over a mesh.
+    pub fn new(mesh: Arc<Mesh>, snapshots: Arc<Snapshots>) -> Self {
+        Self { mesh, snapshots }
+    }
+}
+
+impl RaftNetworkFactory<Types> for NetworkFactory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, _node: &openraft::impls::EmptyNode) -> Network {
+        let to = MasterId(target);
+        Network { to, mesh: Arc::clone(&self.mesh), snapshots: Arc::clone(&self.snapshots), stream: None }
+    }
+}
+
+/// The road to one other master.
+pub struct Network {
+    to: MasterId,
+    mesh: Arc<Mesh>,
+    snapshots: Arc<Snapshots>,
+    /// Kept across append streams: openraft opens a new one after every probe.
+    stream: Option<Link>,
+}
+
+fn unreachable(error: &dyn std::error::Error) -> Unreachable<Types> {
+    Unreachable::new(&AnyError::error(error.to_string()))
+}
+
+fn broken(cause: impl std::fmt::Display) -> NetworkError<Types> {
+    NetworkError::new(&AnyError::error(cause.to_string()))
+}
+
+fn call_error(error: &MeshError) -> RPCError<Types> {
+    match error {
+        MeshError::Stranger(_) | MeshError::Unreachable { .. } => RPCError::Unreachable(unreachable(error)),
+        MeshError::Unanswered { .. } => RPCError::Network(broken(error)),
+    }
+}
+
+fn stream_error(error: RPCError<Types>) -> StreamingError<Types> {
+    match error {
+        RPCError::Timeout(error) => error.into(),
+        RPCError::Unreachable(error) => error.into(),
+        RPCError::Network(error) => error.into(),
+        RPCError::RemoteError(error) => broken(error).into(),
+    }
+}
+
+impl Network {
+    async fn call<Q, A>(&self, wrap: fn(Vec<u8>) -> RaftCall, rpc: &Q, within: Duration) -> Result<A, RPCError<Types>>
+    where
+        Q: Serialize + DeserializeOwned + Clone,
+        A: Serialize + DeserializeOwned,
+    {
+        let request = Request::Raft(wrap(pack(rpc)));
+        let response = self.mesh.ask(self.to, Channel::Control, &request, within).await.map_err(|e| call_error(&e))?;
+        match response {
+            Response::Raft(bytes) => unpack(&bytes).map_err(|cause| broken(cause).into()),
+            other => Err(broken(format!("unexpected reply {other:?}")).into()),
+        }
+    }
+
+    async fn snapshot_call(&self, call: RaftCall, within: Duration) -> Result<Response, StreamingError<Types>> {
+        let response = self.mesh.ask(self.to, Channel::Snapshot, &Request::Raft(call), within).await;
+        match response.map_err(|error| stream_error(call_error(&error)))? {
+            Response::Failed(cause) => Err(broken(cause).into()),
+            response => Ok(response),
+        }
+    }
+
+    async fn send_snapshot(&self, vote: &Vote, snapshot: Snapshot<SnapshotMeta, Files>) -> Result<Vote, StreamingError<Types>> {
+        let files = snapshot.snapshot;
+        let begin = RaftCall::SnapshotBegin(files.manifest().encode());
+        let missing = match self.snapshot_call(begin, SNAPSHOT_PIECE_TIMEOUT).await? {
+            Response::SnapshotMissing(missing) => missing,
+            other => return Err(broken(format!("unexpected reply {other:?}")).into()),
+        };
+        for (file, start) in missing {
+            let mut offset = start;
+            loop {
+                let (snapshots, files_here, name) = (Arc::clone(&self.snapshots), files.clone(), file.clone());
+                let data = snapshots
+                    .read_chunk(&files_here, &name, offset, SNAPSHOT_CHUNK_BYTES_MAX)
+                    .map_err(|error| broken(error.to_string()))?;
+                let last = data.len() < SNAPSHOT_CHUNK_BYTES_MAX;
+                let len = data.len() as u64;
+                let chunk = RaftCall::SnapshotChunk { file: file.clone(), offset, data };
+                self.snapshot_call(chunk, SNAPSHOT_PIECE_TIMEOUT).await?;
+                offset += len;
+                if last {
+                    break;
+                }
+            }
+        }
+        let finish = RaftCall::SnapshotFinish { vote: pack(vote), meta: pack(&snapshot.meta) };
+        match self.snapshot_call(finish, SNAPSHOT_INSTALL_TIMEOUT).await? {
+            Response::Raft(bytes) => unpack(&bytes).map_err(|cause| broken(cause).into()),
+            other => Err(broken(format!("unexpected reply {other:?}")).into()),
+        }
+    }
+}
+
+impl RaftNetworkV2<Types> for Network {
+    type SnapshotData = Files;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        self.call(RaftCall::Append, &rpc, option.soft_ttl()).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            if self.stream.is_none() {
+                let link = self.mesh.open(self.to, Channel::Replicate, option.hard_ttl() * 4).await;
+                self.stream = Some(link.map_err(|error| call_error(&error))?);
+            }
+            let stream: BoxStream<'s, _> = Box::pin(pipeline(&mut self.stream, input));
+            Ok(stream)
+        })
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.call(RaftCall::Vote, &rpc, option.soft_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.call(RaftCall::PreVote, &rpc, option.soft_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot<SnapshotMeta, Files>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        tokio::select! {
+            sent = self.send_snapshot(&vote, snapshot) => sent.map(SnapshotResponse::new),
+            closed = cancel => Err(closed.into()),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        self.call(RaftCall::TransferLeader, &req, option.hard_ttl() * 4).await
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(RETRY_PAUSE)))
+    }
+}
+
+/// Sends requests as they come, up to a bound, and yields their results in order. The connection is put back for the next
+/// stream unless it broke, or requests were still on their way when one was refused: their results would answer nothing
+/// that anybody waits for.
+fn pipeline<'s, S>(
+    slot: &'s mut Option<Link>,
+    input: S,
+) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send + 's
+where
+    S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+{
+    let link = slot.take();
+    let state = Pipeline { slot, link, input: Some(input), in_flight: 0 };
+    futures::stream::unfold(state, |mut state| async move {
+        let result = state.step().await?;
+        Some((result, state))
+    })
+}
+
+struct Pipeline<'s, S> {
+    slot: &'s mut Option<Link>,
+    link: Option<Link>,
+    /// `None` once it has ended.
+    input: Option<S>,
+    /// Requests that are on their way.
+    in_flight: usize,
+}
+
+impl<S> Pipeline<'_, S>
+where
+    S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+{
+    /// The next result; `None` ends the stream of results.
+    async fn step(&mut self) -> Option<Result<StreamAppendResult<Types>, RPCError<Types>>> {
+        loop {
+            let may_send = self.input.is_some() && self.in_flight < APPENDS_IN_FLIGHT_MAX;
+            if !may_send && self.in_flight == 0 {
+                *self.slot = self.link.take();
+                return None;
+            }
+            let link = self.link.as_mut()?;
+            let waiting = self.in_flight > 0;
+            tokio::select! {
+                biased;
+                answer = receive(link), if waiting => {
+                    self.in_flight -= 1;
+                    return Some(self.take_answer(answer));
+                }
+                request = next(&mut self.input), if may_send => match request {
+                    None => self.input = None,
+                    Some(request) => {
+                        if let Err(error) = link.sender.send(Bytes::from(pack(&request))).await {
+                            self.link = None;
+                            return Some(Err(RPCError::Unreachable(unreachable(&error))));
+                        }
+                        self.in_flight += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_answer(
+        &mut self,
+        answer: io::Result<StreamAppendResult<Types>>,
+    ) -> Result<StreamAppendResult<Types>, RPCError<Types>> {
+        match answer {
+            Err(error) => {
+                self.link = None;
+                Err(RPCError::Unreachable(unreachable(&error)))
+            }
+            Ok(result) => {
+                if result.is_err() {
+                    self.input = None;
+                    if self.in_flight > 0 {
+                        self.link = None;
+                    }
+                }
+                Ok(result)
+            }
+        }
+    }
+}
+
+async fn next<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin>(
+    input: &mut Option<S>,
+) -> Option<AppendEntriesRequest<Types>> {
+    match input {
+        Some(input) => input.next().await,
+        None => None,
+    }
+}
+
+async fn receive(link: &mut Link) -> io::Result<StreamAppendResult<Types>> {
+    match tokio::time::timeout(STREAM_SILENCE_MAX, link.receiver.recv()).await {
+        Ok(Ok(message)) => unpack(&message).map_err(io::Error::other),
+        Ok(Err(error)) => Err(io::Error::other(error)),
+        Err(_) => Err(io::Error::other("the peer acknowledges nothing")),
+    }
+}

@@ -1,0 +1,179 @@
+//! The receiving side of Raft's messages.
+
+use crate::mesh::message::{RaftCall, Response};
+use crate::raft::machine::DiskWork;
+use crate::raft::types::{Raft, SnapshotMeta, Types, Vote, pack, unpack};
+use bytes::Bytes;
+use futures::StreamExt;
+use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, VoteRequest};
+use openraft::storage::Snapshot;
+use saltern_store::{Manifest, Receiving, Snapshots};
+use saltern_wire::MasterId;
+use saltern_wire::io::{Link, LinkReceiver};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Requests of an append stream that wait for the core. openraft buffers as many again.
+const APPENDS_QUEUED_MAX: usize = 64;
+
+/// Answers other masters' Raft messages.
+pub struct RaftService {
+    raft: Raft,
+    snapshots: Arc<Snapshots>,
+    disk_work: DiskWork,
+    /// Snapshots on their way here, by sender. A leader sends one at a time.
+    receiving: tokio::sync::Mutex<BTreeMap<MasterId, Receiving>>,
+    /// Monotonic time at which a leader was last heard.
+    heard: watch::Sender<Duration>,
+    clock: Arc<dyn saltern_wire::io::Clock>,
+}
+
+impl RaftService {
+    /// For a running core.
+    pub fn new(
+        raft: Raft,
+        snapshots: Arc<Snapshots>,
+        disk_work: DiskWork,
+        clock: Arc<dyn saltern_wire::io::Clock>,
+        heard: watch::Sender<Duration>,
+    ) -> Self {
+        Self { raft, snapshots, disk_work, receiving: tokio::sync::Mutex::default(), heard, clock }
+    }
+
+    /// Answers one message.
+    pub async fn answer(&self, from: MasterId, call: RaftCall) -> Response {
+        match self.try_answer(from, call).await {
+            Ok(response) => response,
+            Err(cause) => Response::Failed(cause),
+        }
+    }
+
+    async fn try_answer(&self, from: MasterId, call: RaftCall) -> Result<Response, String> {
+        match call {
+            RaftCall::Append(bytes) => {
+                let rpc: AppendEntriesRequest<Types> = unpack(&bytes)?;
+                let answer = self.raft.append_entries(rpc).await.map_err(text)?;
+                if answer.is_success() {
+                    self.hear();
+                }
+                reply(&answer)
+            }
+            RaftCall::Vote(bytes) => {
+                let rpc: VoteRequest<Types> = unpack(&bytes)?;
+                reply(&self.raft.vote(rpc).await.map_err(text)?)
+            }
+            RaftCall::PreVote(bytes) => {
+                let rpc: VoteRequest<Types> = unpack(&bytes)?;
+                reply(&self.raft.pre_vote(rpc).await.map_err(text)?)
+            }
+            RaftCall::TransferLeader(bytes) => {
+                let rpc: TransferLeaderRequest<Types> = unpack(&bytes)?;
+                reply(&self.raft.handle_transfer_leader(rpc).await.map_err(text)?)
+            }
+            RaftCall::SnapshotBegin(manifest) => self.begin(from, manifest).await,
+            RaftCall::SnapshotChunk { file, offset, data } => self.chunk(from, file, offset, data).await,
+            RaftCall::SnapshotFinish { vote, meta } => self.finish(from, &vote, &meta).await,
+        }
+    }
+
+    fn hear(&self) {
+        self.heard.send_replace(self.clock.monotonic());
+    }
+
+    async fn begin(&self, from: MasterId, manifest: Vec<u8>) -> Result<Response, String> {
+        let manifest = Manifest::decode(&manifest).map_err(text)?;
+        tracing::info!(%from, files = manifest.files.len(), "receiving a snapshot");
+        let snapshots = Arc::clone(&self.snapshots);
+        let receiving = self.disk_work.run(move || snapshots.receive(manifest)).await.map_err(text)?.map_err(text)?;
+        let missing = receiving.missing();
+        self.receiving.lock().await.insert(from, receiving);
+        Ok(Response::SnapshotMissing(missing))
+    }
+
+    async fn chunk(&self, from: MasterId, file: String, offset: u64, data: Vec<u8>) -> Result<Response, String> {
+        let mut all = self.receiving.lock().await;
+        let receiving = all.get_mut(&from).ok_or("no snapshot was announced")?;
+        receiving.write_chunk(&file, offset, &data).map_err(text)?;
+        self.hear();
+        Ok(Response::Done)
+    }
+
+    async fn finish(&self, from: MasterId, vote: &[u8], meta: &[u8]) -> Result<Response, String> {
+        let vote: Vote = unpack(vote)?;
+        let meta: SnapshotMeta = unpack(meta)?;
+        let receiving = self.receiving.lock().await.remove(&from).ok_or("no snapshot was announced")?;
+        let snapshot = self.disk_work.run(move || receiving.finish()).await.map_err(text)?.map_err(text)?;
+        let answer = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await.map_err(text)?;
+        self.hear();
+        reply(&answer.vote)
+    }
+
+    /// Serves an append stream until its connection closes. After a refused append the sender starts afresh on the same
+    /// connection, with nothing on its way; so does this side.
+    pub async fn replicate(&self, from: MasterId, link: Link) {
+        let Link { mut sender, mut receiver, .. } = link;
+        loop {
+            let (queue, requests) = mpsc::channel(APPENDS_QUEUED_MAX);
+            let requests = tokio_stream(requests);
+            let results = self.raft.stream_append(requests);
+            tokio::pin!(results);
+            loop {
+                tokio::select! {
+                    result = results.next() => match result {
+                        Some(Ok(result)) => {
+                            let refused = result.is_err();
+                            if !refused {
+                                self.hear();
+                            }
+                            if sender.send(Bytes::from(pack::<StreamAppendResult<Types>>(&result))).await.is_err() {
+                                return;
+                            }
+                            if refused {
+                                break;
+                            }
+                        }
+                        Some(Err(error)) => {
+                            tracing::error!(%error, "the Raft core stopped while appending");
+                            return;
+                        }
+                        None => return,
+                    },
+                    request = next_request(&mut receiver, &queue) => match request {
+                        Ok(()) => {}
+                        Err(cause) => {
+                            tracing::debug!(%from, cause, "an append stream ended");
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Takes one request from the wire to the queue. Room in the queue is awaited first, so that cancelling loses nothing.
+async fn next_request(
+    receiver: &mut Box<dyn LinkReceiver>,
+    queue: &mpsc::Sender<AppendEntriesRequest<Types>>,
+) -> Result<(), String> {
+    let room = queue.reserve().await.map_err(text)?;
+    let message = receiver.recv().await.map_err(text)?;
+    room.send(unpack(&message)?);
+    Ok(())
+}
+
+fn tokio_stream<T: Send + 'static>(receiver: mpsc::Receiver<T>) -> impl futures::Stream<Item = T> + Send + 'static {
+    futures::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) })
+}
+
+fn reply<T: Serialize + DeserializeOwned + Clone>(value: &T) -> Result<Response, String> {
+    Ok(Response::Raft(pack(value)))
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}

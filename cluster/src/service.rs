@@ -1,0 +1,76 @@
+//! What a master answers to other masters: one place that sends each question to whoever knows.
+
+use crate::mesh::message::{ProposeRefusal, Request, Response};
+use crate::mesh::server::MeshService;
+use crate::presence::Presence;
+use crate::raft::service::RaftService;
+use crate::truth::{Lane, Truth};
+use saltern_wire::MasterId;
+use saltern_wire::io::Link;
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+/// Answers for one master. The truth and presence arrive a little later than the mesh: they stand on it.
+pub struct MasterService {
+    raft: Arc<RaftService>,
+    /// Masters that may speak to this one: those of the newest directory.
+    admitted: RwLock<BTreeSet<MasterId>>,
+    above: OnceLock<(Truth, Presence)>,
+}
+
+impl MasterService {
+    /// Serves Raft only, until [`MasterService::complete`].
+    pub fn new(raft: Arc<RaftService>) -> Self {
+        Self { raft, admitted: RwLock::default(), above: OnceLock::new() }
+    }
+
+    /// Serves everything from now on.
+    pub fn complete(&self, truth: Truth, presence: Presence) {
+        // A second completion would be the same truth: there is one a process.
+        let _ = self.above.set((truth, presence));
+    }
+
+    /// Takes a new directory: whoever is not in it is refused from now on.
+    pub fn admit(&self, masters: BTreeSet<MasterId>) {
+        *self.admitted.write().unwrap_or_else(PoisonError::into_inner) = masters;
+    }
+}
+
+#[async_trait::async_trait]
+impl MeshService for MasterService {
+    fn admits(&self, master: MasterId) -> bool {
+        self.admitted.read().unwrap_or_else(PoisonError::into_inner).contains(&master)
+    }
+
+    async fn answer(&self, from: MasterId, request: Request) -> Response {
+        if let Request::Raft(call) = request {
+            return self.raft.answer(from, call).await;
+        }
+        let Some((truth, presence)) = self.above.get() else {
+            return Response::Failed("this master is starting".into());
+        };
+        match request {
+            Request::Raft(call) => self.raft.answer(from, call).await,
+            Request::Propose { proposal, bulk, deadline_ms } => {
+                let lane = if bulk { Lane::Bulk } else { Lane::Control };
+                let within = Duration::from_millis(deadline_ms);
+                let proposed = tokio::time::timeout(within, truth.propose_here(*proposal, lane)).await;
+                Response::Proposed(proposed.unwrap_or(Err(ProposeRefusal::Unknown)))
+            }
+            Request::ReadIndex => Response::ReadIndex(truth.read_index_here().await),
+            Request::Probe => Response::Probe {
+                wall_unix_micros: truth.clock().wall_unix_micros(),
+                sessions: presence.sessions_of(truth.id()).unwrap_or(0),
+                version: env!("CARGO_PKG_VERSION").into(),
+                applied: truth.revision(),
+                time: truth.group().leader_state().is_self.then(|| truth.now()),
+            },
+            Request::Presence(update) => Response::Presence(presence.handle_update(from, update)),
+        }
+    }
+
+    async fn replicate(&self, from: MasterId, link: Link) {
+        self.raft.replicate(from, link).await;
+    }
+}

@@ -1,0 +1,499 @@
+//! The handle to the replicated truth: propose, read, follow. Every part of a master that is not Raft holds one of these.
+//!
+//! ```text
+//!   propose ─▶ leader here? ─ yes ─▶ Group::write ─▶ committed and applied
+//!                  │ no
+//!                  └─▶ Mesh::ask(leader, Propose) ─▶ wait until applied here as well ─▶ Committed
+//! ```
+//!
+//! **Invariants.** A proposal is retried under one request id until its deadline, so repeating it is harmless. `NoQuorum`
+//! is answered only when nothing was handed to any log; otherwise the outcome is `Unknown`. A committed proposal has been
+//! applied on this master before the caller hears of it, so that the caller reads its own writes here.
+
+use crate::mesh::message::{Channel, ProposeRefusal, Proposed, Request, Response};
+use crate::mesh::{Mesh, MeshError};
+use crate::raft::{Group, GroupError, LeaderState};
+use crate::stamper::{Stamper, median};
+use saltern_store::command::{Applied, Command, Proposal};
+use saltern_store::{AppliedEntry, State};
+use saltern_wire::io::{Clock, Entropy, draw};
+use saltern_wire::{LogicalTime, MasterId, RequestId, Revision};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Semaphore, broadcast, watch};
+
+/// How long a proposal may take, retries included, before its outcome is called unknown.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bulk entries on their way at one time at the leader: control never waits behind more.
+const BULK_IN_FLIGHT_MAX: usize = 8;
+
+/// Control entries on their way at one time; more are refused as busy.
+const CONTROL_IN_FLIGHT_MAX: usize = 1024;
+
+/// Bulk proposals that may wait for their turn; more are refused as busy.
+const BULK_WAITING_MAX: usize = 1024;
+
+/// Looks at the masters' clocks that a fresh leader takes before its first stamp: two seconds in all.
+const CLOCK_SETTLE_POLLS: usize = 100;
+
+/// Pause between two looks for a leader.
+const LEADER_POLL: Duration = Duration::from_millis(20);
+
+/// Which proposals go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Keys, jobs, membership.
+    Control,
+    /// Returns, mine, facts.
+    Bulk,
+}
+
+/// A proposal that is committed and applied on this master.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Committed {
+    /// The entry's index.
+    pub revision: Revision,
+    /// The truth's time at the entry.
+    pub time: LogicalTime,
+    /// What apply answered.
+    pub applied: Applied,
+}
+
+/// Why a proposal is not (known to be) committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// No majority can be reached. Nothing was written.
+    #[error("no quorum")]
+    NoQuorum,
+    /// It may or may not be committed. Asking again under the same request id is harmless.
+    #[error("the outcome is unknown")]
+    Unknown,
+    /// Too much waits already. Nothing was written.
+    #[error("busy")]
+    Busy,
+    /// This master is stopping.
+    #[error("this master is stopping")]
+    Stopped,
+}
+
+/// Contact to a majority, as this master knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quorum {
+    /// Whether there was contact within the lease.
+    pub fresh: bool,
+    /// If not: milliseconds since the last contact (since the start, if there was none).
+    pub stale_ms: Option<u64>,
+    /// The leader, if known.
+    pub leader: Option<MasterId>,
+    /// Raft term.
+    pub term: u64,
+}
+
+/// One member of the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RaftMember {
+    /// Who.
+    pub id: MasterId,
+    /// Whether it votes.
+    pub voter: bool,
+    /// Newest index it is known to have: exact at the leader, its applied index as last probed elsewhere.
+    pub last_log: Option<u64>,
+    /// Whether it answered the last probe.
+    pub reachable: bool,
+    /// Round trip of the last probe, in microseconds.
+    pub round_trip_us: Option<u64>,
+    /// Sessions it held at the last probe.
+    pub sessions: Option<u64>,
+    /// Its program version.
+    pub version: Option<String>,
+}
+
+/// The group, as this master sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RaftStatus {
+    /// Contact to a majority.
+    pub quorum: Quorum,
+    /// The members, this one included.
+    pub members: Vec<RaftMember>,
+    /// Newest index in this master's log.
+    pub last_log: u64,
+    /// Newest index applied here.
+    pub applied: u64,
+}
+
+/// What the last probe of a master brought.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Probed {
+    pub(crate) reachable: bool,
+    pub(crate) round_trip_us: Option<u64>,
+    pub(crate) sessions: Option<u64>,
+    pub(crate) version: Option<String>,
+    pub(crate) applied: Option<u64>,
+    /// Its wall clock less our monotonic clock, in microseconds.
+    pub(crate) wall_less_monotonic: Option<i128>,
+    /// The truth's time, if it leads.
+    pub(crate) time: Option<LogicalTime>,
+}
+
+struct Inner {
+    id: MasterId,
+    group: Group,
+    mesh: Arc<Mesh>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    started: Duration,
+    stamper: Mutex<Stamper>,
+    probes: Mutex<BTreeMap<MasterId, Probed>>,
+    control: Semaphore,
+    bulk: Semaphore,
+    bulk_waiting: Semaphore,
+}
+
+/// The handle. Cloning is cheap.
+#[derive(Clone)]
+pub struct Truth(Arc<Inner>);
+
+impl Truth {
+    /// Over a running member of the group.
+    pub fn new(id: MasterId, group: Group, mesh: Arc<Mesh>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        let started = clock.monotonic();
+        let stamper = Stamper::new(group.machine().state().time(), started);
+        Self(Arc::new(Inner {
+            id,
+            group,
+            mesh,
+            clock,
+            entropy,
+            started,
+            stamper: Mutex::new(stamper),
+            probes: Mutex::default(),
+            control: Semaphore::new(CONTROL_IN_FLIGHT_MAX),
+            bulk: Semaphore::new(BULK_IN_FLIGHT_MAX),
+            bulk_waiting: Semaphore::new(BULK_WAITING_MAX),
+        }))
+    }
+
+    /// This master.
+    pub fn id(&self) -> MasterId {
+        self.0.id
+    }
+
+    /// The tables, as far as they are applied here.
+    pub fn state(&self) -> &Arc<State> {
+        self.0.group.machine().state()
+    }
+
+    /// The group member below.
+    pub fn group(&self) -> &Group {
+        &self.0.group
+    }
+
+    /// The other masters.
+    pub fn mesh(&self) -> &Arc<Mesh> {
+        &self.0.mesh
+    }
+
+    /// Carries `command` into the log, from any master. Without a request id one is drawn, so that the retries of this call
+    /// are harmless; a caller that may call again brings its own.
+    pub async fn propose(
+        &self,
+        lane: Lane,
+        command: Command,
+        request: Option<RequestId>,
+    ) -> Result<Committed, ProposeError> {
+        let request = match (lane, request) {
+            (_, Some(request)) => Some(request),
+            (Lane::Control, None) => Some(RequestId::from_bytes(draw(&*self.0.entropy))),
+            // Returns, acceptance, facts and mine reports are harmless to repeat by their own nature.
+            (Lane::Bulk, None) => None,
+        };
+        let proposal = Proposal { request, by: self.0.id, stamp: LogicalTime::ZERO, command };
+        let attempts = Attempts { truth: self, lane, deadline: self.0.clock.monotonic() + PROPOSE_TIMEOUT };
+        let proposed = attempts.run(proposal).await?;
+        let left = PROPOSE_TIMEOUT;
+        self.reach(proposed.revision, left).await.map_err(|_| ProposeError::Unknown)?;
+        Ok(Committed { revision: proposed.revision, time: proposed.time, applied: proposed.applied })
+    }
+
+    /// Carries a proposal into the log if this master leads. Serves [`Request::Propose`].
+    pub(crate) async fn propose_here(&self, mut proposal: Proposal, lane: Lane) -> Result<Proposed, ProposeRefusal> {
+        let leader = self.0.group.leader_state();
+        if !leader.is_self {
+            return Err(ProposeRefusal::NotLeader(leader.leader));
+        }
+        let _permit = match lane {
+            Lane::Control => self.0.control.try_acquire().map_err(|_| ProposeRefusal::Busy)?,
+            Lane::Bulk => {
+                let _turn = self.0.bulk_waiting.try_acquire().map_err(|_| ProposeRefusal::Busy)?;
+                self.0.bulk.acquire().await.map_err(|_| ProposeRefusal::Busy)?
+            }
+        };
+        if !self.leads_with_quorum(&self.0.group.leader_state()) {
+            return Err(ProposeRefusal::NoQuorum);
+        }
+        self.settle_clock().await;
+        proposal.stamp = self.now();
+        match tokio::time::timeout(PROPOSE_TIMEOUT, self.0.group.write(proposal)).await {
+            Ok(Ok(written)) => match written.applied {
+                Some(applied) => Ok(Proposed { revision: written.revision, time: written.time, applied }),
+                None => Err(ProposeRefusal::Unknown),
+            },
+            Ok(Err(GroupError::NotLeader(leader))) => Err(ProposeRefusal::NotLeader(leader)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a proposal's outcome is unknown");
+                Err(ProposeRefusal::Unknown)
+            }
+            Err(_) => Err(ProposeRefusal::Unknown),
+        }
+    }
+
+    fn leads_with_quorum(&self, leader: &LeaderState) -> bool {
+        leader.is_self && leader.quorum_age.is_some_and(|age| age < self.lease())
+    }
+
+    /// How long a contact to a majority counts: two elections.
+    fn lease(&self) -> Duration {
+        Duration::from_millis(self.0.group.config().election_ms_max * 2)
+    }
+
+    /// How long there may be no quorum before new proposals are refused at once: long enough for an ordinary election.
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.0.group.config().election_ms_max * 6).max(Duration::from_millis(1500))
+    }
+
+    /// Hears of every entry that is applied from now on. A listener that lags is told so and reads the tables instead.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<AppliedEntry>> {
+        self.0.group.machine().effects()
+    }
+
+    /// Follows the index of the newest applied entry.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.0.group.machine().applied()
+    }
+
+    /// The newest entry applied here.
+    pub fn revision(&self) -> Revision {
+        Revision(self.state().applied_index())
+    }
+
+    /// Waits until `revision` is applied here. `Unknown` if that does not happen within `within`.
+    pub async fn reach(&self, revision: Revision, within: Duration) -> Result<(), ProposeError> {
+        let mut applied = self.applied();
+        let reached = tokio::time::timeout(within, applied.wait_for(|index| *index >= revision.0)).await;
+        match reached {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(ProposeError::Stopped),
+            Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// ReadIndex: returns once everything that was acknowledged anywhere before the call is applied here.
+    pub async fn confirm(&self, within: Duration) -> Result<Revision, ProposeError> {
+        let deadline = self.0.clock.monotonic() + within;
+        loop {
+            if let Some(revision) = self.read_index().await {
+                let left = deadline.saturating_sub(self.0.clock.monotonic());
+                self.reach(revision, left).await.map_err(|_| ProposeError::NoQuorum)?;
+                return Ok(revision);
+            }
+            if self.0.clock.monotonic() >= deadline {
+                return Err(ProposeError::NoQuorum);
+            }
+            self.0.group.changed(LEADER_POLL).await;
+        }
+    }
+
+    async fn read_index(&self) -> Option<Revision> {
+        let state = self.0.group.leader_state();
+        if state.is_self {
+            return self.read_index_here().await;
+        }
+        let reply = self.0.mesh.ask(state.leader?, Channel::Work, &Request::ReadIndex, self.lease()).await;
+        match reply {
+            Ok(Response::ReadIndex(revision)) => revision,
+            _ => None,
+        }
+    }
+
+    /// Serves [`Request::ReadIndex`].
+    pub(crate) async fn read_index_here(&self) -> Option<Revision> {
+        tokio::time::timeout(self.lease(), self.0.group.read_index()).await.ok()?.ok()
+    }
+
+    /// Contact to a majority.
+    pub fn quorum(&self) -> Quorum {
+        let state = self.0.group.leader_state();
+        let age = self.quorum_age(&state);
+        let fresh = age < self.lease();
+        let stale_ms = (!fresh).then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        Quorum { fresh, stale_ms, leader: state.leader.filter(|_| fresh), term: state.term }
+    }
+
+    fn quorum_age(&self, state: &LeaderState) -> Duration {
+        let now = self.0.clock.monotonic();
+        if state.is_self {
+            return state.quorum_age.unwrap_or_else(|| now.saturating_sub(self.0.started));
+        }
+        now.saturating_sub(self.0.group.leader_heard().max(self.0.started))
+            .max(if self.0.group.leader_heard().is_zero() { self.lease() } else { Duration::ZERO })
+    }
+
+    /// The group, with what probes brought.
+    pub fn status(&self) -> RaftStatus {
+        let state = self.0.group.leader_state();
+        let probes = self.0.probes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let member = |id: &MasterId, voter: bool| {
+            if *id == self.0.id {
+                return RaftMember {
+                    id: *id,
+                    voter,
+                    last_log: Some(state.last_log),
+                    reachable: true,
+                    round_trip_us: None,
+                    sessions: None,
+                    version: Some(env!("CARGO_PKG_VERSION").into()),
+                };
+            }
+            let probed = probes.get(id).cloned().unwrap_or_default();
+            let matched = state.matched.get(id).copied().flatten();
+            RaftMember {
+                id: *id,
+                voter,
+                last_log: matched.or(probed.applied),
+                reachable: probed.reachable,
+                round_trip_us: probed.round_trip_us,
+                sessions: probed.sessions,
+                version: probed.version,
+            }
+        };
+        let voters = state.voters.iter().map(|id| member(id, true));
+        let members = voters.chain(state.learners.iter().map(|id| member(id, false))).collect();
+        RaftStatus { quorum: self.quorum(), members, last_log: state.last_log, applied: state.applied }
+    }
+
+    /// The truth's time: the newest applied entry's, carried on by this machine's monotonic clock.
+    pub fn now(&self) -> LogicalTime {
+        let now = self.0.clock.monotonic();
+        let mut stamper = self.stamper();
+        stamper.handle_applied(self.state().time(), now);
+        stamper.estimate(now)
+    }
+
+    /// Before its first stamp a leader whose time nobody has told hears a majority's clocks; bounded, so that a master whose
+    /// peers cannot be probed goes on from what its disk says.
+    async fn settle_clock(&self) {
+        for _ in 0..CLOCK_SETTLE_POLLS {
+            if self.stamper().is_told() {
+                return;
+            }
+            let voters = self.0.group.leader_state().voters.len();
+            let probes = self.0.probes.lock().unwrap_or_else(PoisonError::into_inner);
+            let heard = 1 + probes.values().filter(|probed| probed.reachable).count();
+            drop(probes);
+            if heard > voters / 2 {
+                break;
+            }
+            tokio::time::sleep(LEADER_POLL).await;
+        }
+        self.handle_clocks();
+        self.stamper().settle();
+    }
+
+    fn stamper(&self) -> std::sync::MutexGuard<'_, Stamper> {
+        self.0.stamper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what a probe brought. Called by the probing duty.
+    pub(crate) fn handle_probe(&self, of: MasterId, probed: Probed) {
+        if let Some(time) = probed.time {
+            self.stamper().handle_leader(time, self.0.clock.monotonic());
+        }
+        self.0.probes.lock().unwrap_or_else(PoisonError::into_inner).insert(of, probed);
+    }
+
+    /// Moves logical time toward the median of the clocks that were probed. Called by the probing duty.
+    pub(crate) fn handle_clocks(&self) {
+        let now = self.0.clock.monotonic();
+        let now_micros = i128::try_from(now.as_micros()).unwrap_or(i128::MAX);
+        let probes = self.0.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = probes.values().filter(|probed| probed.reachable).filter_map(|probed| probed.wall_less_monotonic);
+        let mut clocks: Vec<u64> = others.filter_map(|offset| u64::try_from(offset + now_micros).ok()).collect();
+        drop(probes);
+        clocks.push(self.0.clock.wall_unix_micros());
+        if let Some(median) = median(clocks) {
+            self.stamper().handle_median(median, now);
+        }
+    }
+
+    /// This master's clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    /// This master's random source.
+    pub fn entropy(&self) -> &Arc<dyn Entropy> {
+        &self.0.entropy
+    }
+}
+
+/// The attempts of one proposal.
+struct Attempts<'a> {
+    truth: &'a Truth,
+    lane: Lane,
+    deadline: Duration,
+}
+
+impl Attempts<'_> {
+    async fn run(&self, proposal: Proposal) -> Result<Proposed, ProposeError> {
+        // Whether some log may hold it already.
+        let mut handed_over = false;
+        loop {
+            let inner = &self.truth.0;
+            let state = inner.group.leader_state();
+            if state.stopped.is_some() {
+                return Err(if handed_over { ProposeError::Unknown } else { ProposeError::Stopped });
+            }
+            let outcome = match state.leader {
+                Some(_) if state.is_self => self.truth.propose_here(proposal.clone(), self.lane).await,
+                Some(leader) => self.forward(leader, &proposal).await,
+                None => Err(ProposeRefusal::NotLeader(None)),
+            };
+            match outcome {
+                Ok(proposed) => return Ok(proposed),
+                Err(ProposeRefusal::Busy) if handed_over => return Err(ProposeError::Unknown),
+                Err(ProposeRefusal::Busy) => return Err(ProposeError::Busy),
+                Err(ProposeRefusal::Unknown) => handed_over = true,
+                Err(ProposeRefusal::NoQuorum | ProposeRefusal::NotLeader(_)) => {}
+            }
+            let now = inner.clock.monotonic();
+            let lost = self.truth.quorum_age(&inner.group.leader_state()) > self.truth.patience();
+            if lost || now >= self.deadline {
+                return Err(if handed_over { ProposeError::Unknown } else { ProposeError::NoQuorum });
+            }
+            inner.group.changed(LEADER_POLL).await;
+        }
+    }
+
+    async fn forward(&self, leader: MasterId, proposal: &Proposal) -> Result<Proposed, ProposeRefusal> {
+        let inner = &self.truth.0;
+        let left = self.deadline.saturating_sub(inner.clock.monotonic());
+        // One attempt is bounded well below the whole, so that a frozen leader costs one attempt, not the proposal.
+        let within = left.min(self.truth.patience());
+        let request = Request::Propose {
+            proposal: Box::new(proposal.clone()),
+            bulk: self.lane == Lane::Bulk,
+            deadline_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+        };
+        match inner.mesh.ask(leader, Channel::Work, &request, within).await {
+            Ok(Response::Proposed(outcome)) => outcome,
+            Ok(other) => {
+                tracing::warn!(%leader, ?other, "the leader answered a proposal with something else");
+                Err(ProposeRefusal::Unknown)
+            }
+            Err(MeshError::Unanswered { .. }) => Err(ProposeRefusal::Unknown),
+            Err(MeshError::Stranger(_) | MeshError::Unreachable { .. }) => Err(ProposeRefusal::NotLeader(None)),
+        }
+    }
+}
