@@ -1,1 +1,41 @@
-//! Placeholder.
+//! What is written: the replicated log of this master, and the truth that applying it makes.
+//!
+//! ```text
+//!                    cluster (openraft glue)
+//!          append, read │          │ apply                    create, stream, install
+//!                       ▼          ▼                                    ▼
+//!                   log::Log   state::State ── view (reads)      snapshot::Snapshots
+//!                       │          │
+//!                       │          └─ machine: the only place where truth changes
+//!                       │               └─ table: rows · overlay: changes of one call · index: what is hot, in memory
+//!                       └────┬─────┘
+//!                            kv: rocks (the real one) | memory (the simulation)
+//! ```
+//!
+//! **Invariants.** [`machine`] is deterministic: equal logs make equal rows, on either engine. Effects of a call and the
+//! position behind them are one batch. The log acknowledges only what is synced. Everything stored is versioned; what
+//! cannot be read stops this master instead of being served.
+//!
+//! **It refuses** to know about tokio, sockets, Raft or the wall clock. Calls block; whoever must not block calls from a
+//! thread of its own.
+//!
+//! **Caveats.** Names behind ordinals are kept for ever (some 60 bytes each). A list of returns is read in pages, so that a
+//! job which changes meanwhile is seen at two points in time.
+
+pub mod command;
+pub mod error;
+mod frame;
+mod index;
+pub mod kv;
+pub mod log;
+mod machine;
+mod overlay;
+pub mod snapshot;
+pub mod state;
+mod table;
+pub mod view;
+
+pub use error::StoreError;
+pub use log::{FlushBy, Log, LogEntry};
+pub use snapshot::{Manifest, Receiving, Snapshot, Snapshots};
+pub use state::{AppliedEntry, Item, Payload, State};

@@ -1,0 +1,52 @@
+//! How single records are protected on the disk: `version 1 · CRC32C 4 · body`. The checksum covers the version and the body.
+
+/// The version that is written, and the newest that this build reads.
+const VERSION: u8 = 1;
+/// Bytes before the body.
+const HEADER_BYTES: usize = 5;
+
+/// `body` with its header.
+pub(crate) fn seal(body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_BYTES + body.len());
+    out.push(VERSION);
+    out.extend_from_slice(&checksum(VERSION, body).to_be_bytes());
+    out.extend_from_slice(body);
+    out
+}
+
+/// The body of what [`seal`] wrote, or what is wrong with it.
+pub(crate) fn open(bytes: &[u8]) -> Result<&[u8], String> {
+    let Some((&[version, a, b, c, d], body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+        return Err(format!("it has {} bytes, fewer than its header", bytes.len()));
+    };
+    if u32::from_be_bytes([a, b, c, d]) != checksum(version, body) {
+        return Err("its checksum does not fit its bytes".into());
+    }
+    if version != VERSION {
+        return Err(format!("it has format version {version}, this build reads version {VERSION}"));
+    }
+    Ok(body)
+}
+
+fn checksum(version: u8, body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&[version]), body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let sealed = seal(b"entry");
+        assert_eq!(open(&sealed), Ok(b"entry".as_slice()));
+        for bit in 0..sealed.len() * 8 {
+            let mut bent = sealed.clone();
+            bent[bit / 8] ^= 1 << (bit % 8);
+            assert!(open(&bent).is_err(), "bit {bit}");
+        }
+        for len in 0..sealed.len() {
+            assert!(open(&sealed[..len]).is_err(), "{len} bytes");
+        }
+    }
+}

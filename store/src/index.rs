@@ -1,0 +1,154 @@
+//! What apply and the views need at every step, in memory: counters, keys, names, open jobs. Everything here is also on the
+//! disk and is rebuilt from it when the state is opened; the disk is the truth.
+
+use crate::error::StoreError;
+use crate::kv::Kv;
+use crate::table::meta::{self, CaRow};
+use crate::table::{job, key, minion};
+use roaring::RoaringBitmap;
+use saltern_wire::crypto::Signed;
+use saltern_wire::job::Progress;
+use saltern_wire::key::{KeyRecord, KeyState};
+use saltern_wire::master::Directory;
+use saltern_wire::settings::Settings;
+use saltern_wire::{JobId, LogicalTime, MinionId, Ordinal};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A job that somebody owes an answer for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct OpenJob {
+    pub(crate) opened: LogicalTime,
+    pub(crate) expires: LogicalTime,
+    pub(crate) expected: RoaringBitmap,
+    /// Have not accepted it.
+    pub(crate) waiting: RoaringBitmap,
+    /// Have accepted it and not answered.
+    pub(crate) accepted: RoaringBitmap,
+    /// Minions with a result.
+    pub(crate) returned: u32,
+}
+
+impl OpenJob {
+    /// Whether `ordinal` owes an answer.
+    pub(crate) fn is_owed_by(&self, ordinal: Ordinal) -> bool {
+        self.waiting.contains(ordinal.0) || self.accepted.contains(ordinal.0)
+    }
+
+    /// Whether everybody is settled.
+    pub(crate) fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.accepted.is_empty()
+    }
+}
+
+/// The state in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Index {
+    pub(crate) applied: u64,
+    pub(crate) position: Option<Vec<u8>>,
+    pub(crate) membership: Option<Vec<u8>>,
+    pub(crate) time: LogicalTime,
+    pub(crate) settings: Settings,
+    pub(crate) ca: Option<CaRow>,
+    pub(crate) directory: Option<Signed<Directory>>,
+    pub(crate) next_ordinal: u32,
+    pub(crate) next_master: u64,
+    pub(crate) orphans: u64,
+    pub(crate) newest_job: Option<JobId>,
+    /// Keys that are not denied.
+    pub(crate) keys: BTreeMap<MinionId, KeyRecord>,
+    /// How many of them are pending.
+    pub(crate) pending: u32,
+    /// Every ordinal ever given.
+    pub(crate) names: BTreeMap<Ordinal, MinionId>,
+    /// Ordinals of accepted keys.
+    pub(crate) accepted: RoaringBitmap,
+    pub(crate) open: BTreeMap<JobId, OpenJob>,
+}
+
+impl Index {
+    /// Reads everything from `kv`.
+    pub(crate) fn load(kv: &Arc<dyn Kv>) -> Result<Self, StoreError> {
+        let number = |name: &str| meta::number(kv, name);
+        let count = |name: &str, first: u64| Ok::<_, StoreError>(number(name)?.unwrap_or(first));
+        let next_ordinal = u32::try_from(count(meta::NEXT_ORDINAL, 1)?)
+            .map_err(|error| StoreError::corrupt("the counter next_ordinal", error))?;
+        let mut index = Self {
+            applied: count(meta::APPLIED, 0)?,
+            position: meta::bytes(kv, meta::POSITION)?,
+            membership: meta::bytes(kv, meta::MEMBERSHIP)?,
+            time: LogicalTime::from_unix_micros(count(meta::TIME, 0)?),
+            settings: meta::settings(kv)?,
+            ca: meta::ca(kv)?,
+            directory: meta::directory(kv)?,
+            next_ordinal,
+            next_master: count(meta::NEXT_MASTER, 1)?,
+            orphans: count(meta::ORPHANS, 0)?,
+            newest_job: meta::newest_job(kv)?,
+            keys: BTreeMap::new(),
+            pending: 0,
+            names: minion::all(kv)?.into_iter().collect(),
+            accepted: RoaringBitmap::new(),
+            open: BTreeMap::new(),
+        };
+        for record in key::all(kv)? {
+            index.put_key(record);
+        }
+        for jid in job::open(kv)? {
+            index.open.insert(jid, load_open(kv, jid)?);
+        }
+        Ok(index)
+    }
+
+    /// Puts a key that is not denied, keeping the counts.
+    pub(crate) fn put_key(&mut self, record: KeyRecord) {
+        self.remove_key(&record.minion.clone());
+        if record.state == KeyState::Pending {
+            self.pending += 1;
+        }
+        if let (KeyState::Accepted, Some(ordinal)) = (record.state, record.ordinal) {
+            self.accepted.insert(ordinal.0);
+        }
+        self.keys.insert(record.minion.clone(), record);
+    }
+
+    /// Removes a key that is not denied, keeping the counts.
+    pub(crate) fn remove_key(&mut self, minion: &MinionId) -> Option<KeyRecord> {
+        let record = self.keys.remove(minion)?;
+        if record.state == KeyState::Pending {
+            self.pending -= 1;
+        }
+        if let Some(ordinal) = record.ordinal {
+            self.accepted.remove(ordinal.0);
+        }
+        Some(record)
+    }
+}
+
+fn load_open(kv: &Arc<dyn Kv>, jid: JobId) -> Result<OpenJob, StoreError> {
+    let absent = || StoreError::corrupt(format!("the open job {jid}"), "it has no record");
+    let row = job::get(kv, jid)?.ok_or_else(absent)?;
+    let intent = row.job.peek().map_err(|error| StoreError::corrupt(format!("the job {jid}"), error))?;
+    let mut open = OpenJob {
+        opened: row.opened,
+        expires: intent.expires(),
+        waiting: row.expected.clone(),
+        expected: row.expected,
+        accepted: RoaringBitmap::new(),
+        returned: 0,
+    };
+    for (ordinal, row) in job::progress_of(kv, jid)? {
+        open.waiting.remove(ordinal.0);
+        match row.progress {
+            Progress::Waiting => {
+                open.waiting.insert(ordinal.0);
+            }
+            Progress::Accepted => {
+                open.accepted.insert(ordinal.0);
+            }
+            Progress::Returned | Progress::Failed | Progress::Interrupted => open.returned += 1,
+            Progress::Expired | Progress::Unreachable => {}
+        }
+    }
+    Ok(open)
+}

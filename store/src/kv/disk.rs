@@ -1,0 +1,121 @@
+//! Snapshot files on a real file system. Everything that has to outlive a crash is fsynced here, file first, folder after.
+
+use crate::error::StoreError;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+/// Makes `dir` and its parents with mode 0700 and checks that a file can be made in it.
+pub(crate) fn make_folder(dir: &Path) -> Result<(), StoreError> {
+    let refuse = |source| StoreError::Folder { path: dir.to_path_buf(), source };
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(dir).map_err(refuse)?;
+    let probe = dir.join(".writable");
+    File::create(&probe).and_then(|_| fs::remove_file(&probe)).map_err(refuse)?;
+    fs::read_dir(dir).map_err(refuse)?;
+    Ok(())
+}
+
+/// Names in `dir`, sorted; empty if it does not exist.
+pub(crate) fn list(dir: &Path) -> Result<Vec<String>, StoreError> {
+    let fail = |error: &std::io::Error| StoreError::file("listing a folder", dir, error);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(fail(&error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| fail(&error))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Length of the file, `None` if it does not exist.
+pub(crate) fn file_len(path: &Path) -> Result<Option<u64>, StoreError> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(Some(found.len())),
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::file("reading a file's length", path, &error)),
+    }
+}
+
+/// Up to `len` bytes from `offset`.
+pub(crate) fn read_file(path: &Path, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+    let read = || {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::with_capacity(len.min(1 << 20));
+        file.take(len as u64).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map_err(|error: std::io::Error| StoreError::file("reading a file", path, &error))
+}
+
+/// Appends, making the file with mode 0600 if need be.
+pub(crate) fn append_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let write = || options.open(path)?.write_all(bytes);
+    write().map_err(|error| StoreError::file("writing a file", path, &error))
+}
+
+/// fsyncs a file or a folder.
+pub(crate) fn sync(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(|error| StoreError::file("syncing", path, &error))
+}
+
+/// Temporary name, fsync, rename, fsync of the folder.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = Path::new(&beside);
+    remove(beside)?;
+    append_file(beside, bytes)?;
+    sync(beside)?;
+    rename(beside, path)
+}
+
+/// Renames and fsyncs the folder.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
+    fs::rename(from, to).map_err(|error| StoreError::file("renaming", from, &error))?;
+    to.parent().map_or(Ok(()), sync)
+}
+
+/// Copies a folder of plain files: tables (`.sst`) are immutable and become hard links, the rest is copied.
+pub(crate) fn clone_folder(from: &Path, to: &Path) -> Result<(), StoreError> {
+    remove(to)?;
+    make_folder(to)?;
+    for name in list(from)? {
+        let (source, copy) = (from.join(&name), to.join(&name));
+        if name.ends_with(".sst") && fs::hard_link(&source, &copy).is_ok() {
+            continue;
+        }
+        fs::copy(&source, &copy).map_err(|error| StoreError::file("copying", &source, &error))?;
+        sync(&copy)?;
+    }
+    sync(to)?;
+    to.parent().map_or(Ok(()), sync)
+}
+
+/// Removes a file or a folder with everything in it.
+pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
+    let gone = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match gone {
+        Ok(()) => path.parent().map_or(Ok(()), sync),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::file("removing", path, &error)),
+    }
+}

@@ -1,0 +1,377 @@
+//! An engine in memory, for the simulation and for the tests of every crate above.
+//!
+//! One [`MemoryEngine`] is one machine's disk: clones share it, and it outlives whatever was opened on it. It keeps what is
+//! visible and what is durable apart, so that [`MemoryEngine::crash`] loses exactly what a power cut may lose: writes of a log
+//! instance since its last sync, of a state instance since its last flush, appended bytes of files since their last sync.
+//! Renames, removals and replaced files are durable at once, as they are on a real disk with the fsyncs that
+//! [`super::disk`] performs.
+//!
+//! It has no threads and no order but that of the calls: the same calls give the same bytes.
+
+use super::{Batch, Direction, Engine, Kv, Op, Span, Table, Visit};
+use crate::error::StoreError;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Rows that are copied out at a time while visiting, so that the disk is not locked while the visitor runs.
+const VISIT_ROWS: usize = 64;
+/// The one file of a checkpoint.
+const DUMP: &str = "tables";
+
+/// One machine's disk. Cloning it gives another handle on the same disk.
+#[derive(Clone, Default)]
+pub struct MemoryEngine {
+    disk: Arc<Mutex<Disk>>,
+}
+
+type Rows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
+#[derive(Default)]
+struct Disk {
+    /// Rises with every crash: handles of an earlier one are dead.
+    boot: u64,
+    instances: BTreeMap<PathBuf, Instance>,
+    files: BTreeMap<PathBuf, File>,
+    folders: BTreeSet<PathBuf>,
+}
+
+#[derive(Default)]
+struct Instance {
+    visible: Rows,
+    durable: Rows,
+    /// Keys that may differ between the two.
+    dirty: BTreeSet<(Table, Vec<u8>)>,
+    open: bool,
+}
+
+#[derive(Clone, Default)]
+struct File {
+    bytes: Vec<u8>,
+    durable: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Log,
+    State,
+}
+
+struct MemoryKv {
+    disk: Arc<Mutex<Disk>>,
+    path: PathBuf,
+    boot: u64,
+    role: Role,
+}
+
+impl MemoryEngine {
+    /// A machine with an empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cuts the power: what was not durable is gone, everything that was open is closed, and handles from before fail.
+    pub fn crash(&self) {
+        let mut disk = lock(&self.disk);
+        disk.boot += 1;
+        for instance in disk.instances.values_mut() {
+            instance.visible = instance.durable.clone();
+            instance.dirty.clear();
+            instance.open = false;
+        }
+        disk.files.retain(|_, file| match &file.durable {
+            Some(bytes) => {
+                file.bytes = bytes.clone();
+                true
+            }
+            None => false,
+        });
+    }
+
+    fn open(&self, dir: &Path, role: Role) -> Result<Arc<dyn Kv>, StoreError> {
+        let mut disk = lock(&self.disk);
+        let boot = disk.boot;
+        if !disk.instances.contains_key(dir) {
+            let visible = match disk.files.get(&dir.join(DUMP)) {
+                Some(dump) => undump(dir, &dump.bytes)?,
+                None => Rows::new(),
+            };
+            disk.instances.insert(dir.into(), Instance { durable: visible.clone(), visible, ..Instance::default() });
+        }
+        let Some(instance) = disk.instances.get_mut(dir) else { return Err(absent("opening", dir)) };
+        if instance.open {
+            return Err(StoreError::Locked { path: dir.into() });
+        }
+        instance.open = true;
+        Ok(Arc::new(MemoryKv { disk: self.disk.clone(), path: dir.into(), boot, role }))
+    }
+}
+
+fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
+    disk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn absent(doing: &'static str, path: &Path) -> StoreError {
+    StoreError::file(doing, path, &io::Error::from(io::ErrorKind::NotFound))
+}
+
+/// Rows as `table name, key, value`, each with its length before it.
+fn dump(rows: &Rows) -> Vec<u8> {
+    let mut out = Vec::new();
+    for ((table, key), value) in rows {
+        for field in [table.name().as_bytes(), key, value] {
+            out.extend_from_slice(&(field.len() as u64).to_be_bytes());
+            out.extend_from_slice(field);
+        }
+    }
+    out
+}
+
+fn undump(dir: &Path, mut bytes: &[u8]) -> Result<Rows, StoreError> {
+    let torn = || StoreError::corrupt(format!("the checkpoint in {}", dir.display()), "it ends in the middle of a row");
+    let mut field = || -> Result<Option<Vec<u8>>, StoreError> {
+        let Some((len, rest)) = bytes.split_first_chunk::<8>() else {
+            return if bytes.is_empty() { Ok(None) } else { Err(torn()) };
+        };
+        let len = usize::try_from(u64::from_be_bytes(*len)).map_err(|_| torn())?;
+        let (value, rest) = rest.split_at_checked(len).ok_or_else(torn)?;
+        bytes = rest;
+        Ok(Some(value.to_vec()))
+    };
+    let mut rows = Rows::new();
+    while let Some(name) = field()? {
+        let (key, value) = (field()?.ok_or_else(torn)?, field()?.ok_or_else(torn)?);
+        let table = Table::OF_STATE.iter().find(|table| table.name().as_bytes() == name).ok_or_else(torn)?;
+        rows.insert((*table, key), value);
+    }
+    Ok(rows)
+}
+
+impl Instance {
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Put(table, key, value) => {
+                self.dirty.insert((table, key.clone()));
+                self.visible.insert((table, key), value);
+            }
+            Op::Delete(table, key) => {
+                self.visible.remove(&(table, key.clone()));
+                self.dirty.insert((table, key));
+            }
+            Op::DeleteRange(table, start, end) => {
+                if start >= end {
+                    return;
+                }
+                let gone: Vec<_> =
+                    self.visible.range((table, start)..(table, end)).map(|(key, _)| key.clone()).collect();
+                for key in gone {
+                    self.visible.remove(&key);
+                    self.dirty.insert(key);
+                }
+            }
+        }
+    }
+
+    fn persist(&mut self) {
+        for key in std::mem::take(&mut self.dirty) {
+            match self.visible.get(&key) {
+                Some(value) => self.durable.insert(key, value.clone()),
+                None => self.durable.remove(&key),
+            };
+        }
+    }
+
+    /// The next rows of `span` behind `after`.
+    fn page(&self, table: Table, span: &Span, direction: Direction, after: Option<&[u8]>) -> Vec<super::Row> {
+        let mut low = Bound::Included((table, span.start.clone()));
+        let mut high = match &span.end {
+            Some(end) => Bound::Excluded((table, end.clone())),
+            None => Bound::Unbounded,
+        };
+        match (direction, after) {
+            (Direction::Forward, Some(key)) => low = Bound::Excluded((table, key.to_vec())),
+            (Direction::Backward, Some(key)) => high = Bound::Excluded((table, key.to_vec())),
+            (Direction::Forward | Direction::Backward, None) => {}
+        }
+        if let (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end)) = (&low, &high)
+            && start >= end
+        {
+            return Vec::new();
+        }
+        let rows = self.visible.range((low, high));
+        let copy = |((_, key), value): (&(Table, Vec<u8>), &Vec<u8>)| (key.clone(), value.clone());
+        match direction {
+            Direction::Forward => {
+                rows.take_while(|((found, _), _)| *found == table).take(VISIT_ROWS).map(copy).collect()
+            }
+            // Without an upper bound there are rows of later tables behind ours.
+            Direction::Backward => rows
+                .rev()
+                .skip_while(|((found, _), _)| *found != table)
+                .take_while(|((found, _), _)| *found == table)
+                .take(VISIT_ROWS)
+                .map(copy)
+                .collect(),
+        }
+    }
+}
+
+impl MemoryKv {
+    /// Runs `work` on the instance, unless the machine has crashed or the folder is gone since it was opened.
+    fn with<T>(&self, doing: &'static str, work: impl FnOnce(&mut Instance) -> T) -> Result<T, StoreError> {
+        let mut disk = lock(&self.disk);
+        if disk.boot != self.boot {
+            let cause = "the machine has crashed since this was opened".into();
+            return Err(StoreError::Engine { doing, path: self.path.clone(), cause });
+        }
+        disk.instances.get_mut(&self.path).map(work).ok_or_else(|| absent(doing, &self.path))
+    }
+}
+
+impl Drop for MemoryKv {
+    fn drop(&mut self) {
+        let mut disk = lock(&self.disk);
+        if disk.boot == self.boot
+            && let Some(instance) = disk.instances.get_mut(&self.path)
+        {
+            instance.open = false;
+        }
+    }
+}
+
+impl Kv for MemoryKv {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with("reading", |instance| instance.visible.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn visit(&self, table: Table, span: &Span, direction: Direction, visit: Visit<'_>) -> Result<(), StoreError> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.with("reading", |instance| instance.page(table, span, direction, after.as_deref()))?;
+            for (key, value) in &page {
+                if visit(key, value).is_break() {
+                    return Ok(());
+                }
+            }
+            if page.len() < VISIT_ROWS {
+                return Ok(());
+            }
+            after = page.into_iter().next_back().map(|(key, _)| key);
+        }
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        self.with("writing", |instance| batch.ops.into_iter().for_each(|op| instance.apply(op)))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.with("syncing", |instance| {
+            if self.role == Role::Log {
+                instance.persist();
+            }
+        })
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.with("flushing", Instance::persist)
+    }
+
+    fn checkpoint(&self, into: &Path) -> Result<(), StoreError> {
+        let bytes = self.with("making a checkpoint", |instance| {
+            instance.persist();
+            dump(&instance.visible)
+        })?;
+        lock(&self.disk).files.insert(into.join(DUMP), File { durable: Some(bytes.clone()), bytes });
+        Ok(())
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn open_log(&self, dir: &Path) -> Result<Arc<dyn Kv>, StoreError> {
+        self.open(dir, Role::Log)
+    }
+
+    fn open_state(&self, dir: &Path) -> Result<Arc<dyn Kv>, StoreError> {
+        self.open(dir, Role::State)
+    }
+
+    fn make_folder(&self, dir: &Path) -> Result<(), StoreError> {
+        lock(&self.disk).folders.insert(dir.into());
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, StoreError> {
+        let disk = lock(&self.disk);
+        let paths = disk.files.keys().chain(disk.instances.keys()).chain(&disk.folders);
+        let below = paths.filter_map(|path| path.strip_prefix(dir).ok()?.components().next());
+        let names: BTreeSet<String> = below.map(|name| name.as_os_str().to_string_lossy().into_owned()).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn file_len(&self, path: &Path) -> Result<Option<u64>, StoreError> {
+        Ok(lock(&self.disk).files.get(path).map(|file| file.bytes.len() as u64))
+    }
+
+    fn read_file(&self, path: &Path, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        let disk = lock(&self.disk);
+        let file = disk.files.get(path).ok_or_else(|| absent("reading a file", path))?;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(file.bytes.len());
+        let end = start.saturating_add(len).min(file.bytes.len());
+        Ok(file.bytes[start..end].to_vec())
+    }
+
+    fn append_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        lock(&self.disk).files.entry(path.into()).or_default().bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn sync_file(&self, path: &Path) -> Result<(), StoreError> {
+        let mut disk = lock(&self.disk);
+        let file = disk.files.get_mut(path).ok_or_else(|| absent("syncing", path))?;
+        file.durable = Some(file.bytes.clone());
+        Ok(())
+    }
+
+    fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let file = File { bytes: bytes.to_vec(), durable: Some(bytes.to_vec()) };
+        lock(&self.disk).files.insert(path.into(), file);
+        Ok(())
+    }
+
+    fn clone_folder(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.remove(to)?;
+        let mut disk = lock(&self.disk);
+        let below = |path: &Path| path.strip_prefix(from).map(|rest| to.join(rest)).ok();
+        let copies: Vec<_> =
+            disk.files.iter().filter_map(|(path, file)| Some((below(path)?, file.bytes.clone()))).collect();
+        for (path, bytes) in copies {
+            disk.files.insert(path, File { durable: Some(bytes.clone()), bytes });
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        let mut disk = lock(&self.disk);
+        let moved: Vec<PathBuf> = disk.files.keys().filter(|path| path.starts_with(from)).cloned().collect();
+        for path in moved {
+            if let (Ok(rest), Some(file)) = (path.strip_prefix(from), disk.files.remove(&path)) {
+                let renamed = if rest.as_os_str().is_empty() { to.to_path_buf() } else { to.join(rest) };
+                disk.files.insert(renamed, file);
+            }
+        }
+        if disk.folders.remove(from) {
+            disk.folders.insert(to.into());
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        let mut disk = lock(&self.disk);
+        disk.files.retain(|found, _| !found.starts_with(path));
+        disk.instances.retain(|found, _| !found.starts_with(path));
+        disk.folders.retain(|found| !found.starts_with(path));
+        Ok(())
+    }
+}

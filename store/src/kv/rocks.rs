@@ -1,0 +1,244 @@
+//! RocksDB. The only file that knows its name.
+//!
+//! A *log* instance writes its WAL by hand ([`Kv::sync`]) and recovers with `TolerateCorruptedTailRecords`: the default mode
+//! silently drops everything behind a flipped bit. A *state* instance has no WAL (the replicated log is one) and flushes all
+//! tables at one point, so that the last applied position never reaches the disk without its effects.
+
+use super::{Batch, Direction, Engine, Kv, Op, Span, Table, Visit, disk};
+use crate::error::StoreError;
+use rocksdb::checkpoint::Checkpoint;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
+    FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Memory for blocks read from table files, shared by all tables of an instance, in bytes. An idle master stays small.
+const BLOCK_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Memory for unflushed rows over all tables of an instance, in bytes: a flush of this size takes a fraction of a second.
+const WRITE_BUFFER_BYTES: usize = 64 * 1024 * 1024;
+/// Most table files held open by an instance. The process has 20,000 descriptors, nearly all of them for minions.
+const OPEN_FILES_MAX: i32 = 512;
+/// A WAL beyond this size makes RocksDB flush the tables that hold it back, in bytes.
+const WAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// The real engine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RocksEngine;
+
+/// Which of the two kinds an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Log,
+    State,
+}
+
+struct RocksKv {
+    db: DB,
+    path: PathBuf,
+    role: Role,
+}
+
+impl RocksEngine {
+    fn open(self, dir: &Path, role: Role) -> Result<Arc<dyn Kv>, StoreError> {
+        disk::make_folder(dir)?;
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let tables: &[Table] = match role {
+            Role::Log => &Table::OF_LOG,
+            Role::State => &Table::OF_STATE,
+        };
+        // Every instance has a column family of this name; we keep nothing in it.
+        let unused = ColumnFamilyDescriptor::new("default", table_options(&cache));
+        let families = tables.iter().map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(&cache)));
+        let db = DB::open_cf_descriptors(&instance_options(role), dir, families.chain([unused]))
+            .map_err(|error| open_error(dir, &error))?;
+        Ok(Arc::new(RocksKv { db, path: dir.to_path_buf(), role }))
+    }
+}
+
+fn instance_options(role: Role) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_paranoid_checks(true);
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_db_write_buffer_size(WRITE_BUFFER_BYTES);
+    options.set_max_open_files(OPEN_FILES_MAX);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(2);
+    options.set_log_level(LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    match role {
+        Role::Log => {
+            options.set_manual_wal_flush(true);
+            options.set_max_total_wal_size(WAL_BYTES_MAX);
+        }
+        Role::State => options.set_atomic_flush(true),
+    }
+    options
+}
+
+fn table_options(cache: &Cache) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_cache_index_and_filter_blocks(true);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES / 2);
+    options
+}
+
+/// RocksDB reports a held lock as an I/O error that names its LOCK file.
+fn open_error(dir: &Path, error: &rocksdb::Error) -> StoreError {
+    let cause = error.to_string();
+    if cause.contains("While lock file") || cause.contains("lock hold by current process") {
+        return StoreError::Locked { path: dir.to_path_buf() };
+    }
+    if cause.starts_with("Corruption") {
+        return StoreError::corrupt(format!("the database in {}", dir.display()), cause);
+    }
+    StoreError::Engine { doing: "opening the database", path: dir.to_path_buf(), cause }
+}
+
+impl RocksKv {
+    fn fail(&self, doing: &'static str, error: &rocksdb::Error) -> StoreError {
+        let cause = error.to_string();
+        if cause.starts_with("Corruption") {
+            return StoreError::corrupt(format!("the database in {}", self.path.display()), cause);
+        }
+        StoreError::Engine { doing, path: self.path.clone(), cause }
+    }
+
+    fn family(&self, table: Table) -> Result<&ColumnFamily, StoreError> {
+        self.db.cf_handle(table.name()).ok_or_else(|| StoreError::Engine {
+            doing: "looking for a table",
+            path: self.path.clone(),
+            cause: format!("this instance has no table {}", table.name()),
+        })
+    }
+}
+
+impl Kv for RocksKv {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db.get_cf(self.family(table)?, key).map_err(|error| self.fail("reading", &error))
+    }
+
+    fn visit(&self, table: Table, span: &Span, direction: Direction, visit: Visit<'_>) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(span.start.clone());
+        if let Some(end) = &span.end {
+            options.set_iterate_upper_bound(end.clone());
+        }
+        let mut rows = self.db.raw_iterator_cf_opt(self.family(table)?, options);
+        match direction {
+            Direction::Forward => rows.seek_to_first(),
+            Direction::Backward => rows.seek_to_last(),
+        }
+        while let Some((key, value)) = rows.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            match direction {
+                Direction::Forward => rows.next(),
+                Direction::Backward => rows.prev(),
+            }
+        }
+        rows.status().map_err(|error| self.fail("reading", &error))
+    }
+
+    fn write(&self, batch: Batch) -> Result<(), StoreError> {
+        let mut writes = WriteBatch::default();
+        for op in batch.ops {
+            match op {
+                Op::Put(table, key, value) => writes.put_cf(self.family(table)?, key, value),
+                Op::Delete(table, key) => writes.delete_cf(self.family(table)?, key),
+                Op::DeleteRange(table, start, end) => writes.delete_range_cf(self.family(table)?, start, end),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.disable_wal(self.role == Role::State);
+        self.db.write_opt(writes, &options).map_err(|error| self.fail("writing", &error))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        match self.role {
+            Role::Log => self.db.flush_wal(true).map_err(|error| self.fail("syncing the write-ahead log", &error)),
+            Role::State => Ok(()),
+        }
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        let tables: &[Table] = match self.role {
+            Role::Log => &Table::OF_LOG,
+            Role::State => &Table::OF_STATE,
+        };
+        let families = tables.iter().map(|table| self.family(*table)).collect::<Result<Vec<_>, _>>()?;
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| self.fail("flushing", &error))
+    }
+
+    fn checkpoint(&self, into: &Path) -> Result<(), StoreError> {
+        // RocksDB flushes inside, all tables at one point.
+        let made = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(into));
+        made.map_err(|error| self.fail("making a checkpoint", &error))?;
+        for name in disk::list(into)? {
+            disk::sync(&into.join(name))?;
+        }
+        disk::sync(into)
+    }
+}
+
+impl Engine for RocksEngine {
+    fn open_log(&self, dir: &Path) -> Result<Arc<dyn Kv>, StoreError> {
+        self.open(dir, Role::Log)
+    }
+
+    fn open_state(&self, dir: &Path) -> Result<Arc<dyn Kv>, StoreError> {
+        self.open(dir, Role::State)
+    }
+
+    fn make_folder(&self, dir: &Path) -> Result<(), StoreError> {
+        disk::make_folder(dir)
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<String>, StoreError> {
+        disk::list(dir)
+    }
+
+    fn file_len(&self, path: &Path) -> Result<Option<u64>, StoreError> {
+        disk::file_len(path)
+    }
+
+    fn read_file(&self, path: &Path, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        disk::read_file(path, offset, len)
+    }
+
+    fn append_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        disk::append_file(path, bytes)
+    }
+
+    fn sync_file(&self, path: &Path) -> Result<(), StoreError> {
+        disk::sync(path)
+    }
+
+    fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        disk::replace_file(path, bytes)
+    }
+
+    fn clone_folder(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        disk::clone_folder(from, to)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        disk::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        disk::remove(path)
+    }
+}

@@ -1,0 +1,385 @@
+//! The replicated log on this machine's disk.
+//!
+//! ```text
+//!   append · truncate · purge · vote · committed          read
+//!        │  into the queue and the tail, at once            ▲ from the tail; from the disk what is older
+//!        ▼                                                  │
+//!   one writer: drains the queue ─▶ one batch ─▶ one sync ─▶ calls back, in order
+//! ```
+//!
+//! **Invariants.** Indexes are contiguous from behind the purged position to [`Log::last`]. What is queued is visible to
+//! readers at once and durable when its callback has been called with `Ok`. Entries leave the tail only after they were
+//! written. Callbacks come in the order of the calls. Every entry, the vote and the positions carry a version and a CRC32C
+//! ([`crate::frame`]); one that does not fit is [`StoreError::Corrupt`], found when the log is opened.
+//!
+//! **It refuses** to go on after a failed write or sync: with [`FlushBy::Thread`] the process aborts, because nobody can
+//! know what is on the disk after that.
+//!
+//! Not here yet: the durable mark beside the log (design, section 5). Its place is [`writer`], after the sync of a group.
+
+mod writer;
+
+use crate::error::StoreError;
+use crate::frame;
+use crate::kv::{Direction, Engine, Kv, Span, Table};
+use crate::table;
+use std::collections::VecDeque;
+use std::io;
+use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::path::Path;
+use std::sync::Arc;
+use writer::{Op, Writer};
+
+/// Entries kept in memory, in bytes of their encoding: what followers that keep up still need, many times over.
+const TAIL_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What the log keeps.
+pub trait LogEntry: Clone + Send + Sync + 'static {
+    /// Its place in the log.
+    fn index(&self) -> u64;
+    /// Its bytes, without any protection of their own.
+    fn encode(&self) -> Vec<u8>;
+    /// The inverse of [`LogEntry::encode`], or what is wrong with the bytes.
+    fn decode(bytes: &[u8]) -> Result<Self, String>;
+}
+
+/// Who writes and syncs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlushBy {
+    /// One thread of the log's own, which takes what is waiting as one group.
+    Thread,
+    /// Whoever calls, before the call returns. For the simulation: no threads, no order but that of the calls.
+    Caller,
+}
+
+/// Called once, when a write is durable or has failed. Called from the log's thread: it must not block.
+pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// Where the log begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purged {
+    /// Last index that is gone.
+    pub index: u64,
+    /// Its position, as the caller encoded it.
+    pub position: Vec<u8>,
+}
+
+/// A handle on the log; clones share it. The last one dropped ends the thread after it has written what is queued.
+pub struct Log<E: LogEntry> {
+    writer: Arc<Writer<E>>,
+}
+
+impl<E: LogEntry> Clone for Log<E> {
+    fn clone(&self) -> Self {
+        Self { writer: self.writer.clone() }
+    }
+}
+
+/// What is known about the log in memory; the queue's effects are in it already.
+pub(crate) struct Tail<E> {
+    /// Contiguous, up to the last entry: the entry, its length, and the number of the queued operation that brought it.
+    entries: VecDeque<(E, usize, u64)>,
+    bytes: usize,
+    last: Option<u64>,
+    purged: Option<Purged>,
+    vote: Option<Vec<u8>>,
+    committed: Option<Vec<u8>>,
+}
+
+impl<E: LogEntry> Log<E> {
+    /// Opens (or makes) the log in `dir` and checks every entry in it.
+    pub fn open(engine: &dyn Engine, dir: &Path, flush: FlushBy) -> Result<Self, StoreError> {
+        let kv = engine.open_log(dir)?;
+        let tail = Tail::load(kv.as_ref())?;
+        Ok(Self { writer: Writer::start(kv, dir, tail, flush)? })
+    }
+
+    /// Adds entries behind the last one; `done` is called when they are durable. They are readable at once.
+    ///
+    /// Entries that do not follow the last one (or the purged position) are refused through `done`.
+    pub fn append(&self, entries: Vec<E>, done: Done) {
+        let mut rows = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            rows.push((entry.index(), frame::seal(&entry.encode())));
+        }
+        let mut queue = self.writer.lock();
+        let mut last = queue.tail.end();
+        for (index, _) in &rows {
+            if last.is_some_and(|last| *index != last + 1) {
+                drop(queue);
+                let last = last.unwrap_or_default();
+                return done(Err(StoreError::Order { last, found: *index }.into()));
+            }
+            last = Some(*index);
+        }
+        let number = queue.next_number();
+        for (entry, (_, row)) in entries.into_iter().zip(&rows) {
+            queue.tail.push(entry, row.len(), number);
+        }
+        self.writer.queue(queue, Op::Append(rows), true, Some(done));
+    }
+
+    /// Entries of `range` that there are, in order, at least one if there is any, then as many as fit `bytes_max`.
+    pub fn read(&self, range: impl RangeBounds<u64>, bytes_max: Option<usize>) -> Result<Vec<E>, StoreError> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end.saturating_add(1),
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        let mut taken = Taken { entries: Vec::new(), bytes: 0, bytes_max: bytes_max.unwrap_or(usize::MAX) };
+        let (disk_end, mut rest) = {
+            let queue = self.writer.lock();
+            let tail = &queue.tail;
+            let Some(last) = tail.last else { return Ok(Vec::new()) };
+            let end = end.min(last.saturating_add(1));
+            let start = start.max(tail.purged.as_ref().map_or(0, |purged| purged.index + 1));
+            let Some(first) = tail.first() else { return self.read_disk(start, end, taken) };
+            let cached = tail.entries.iter().skip(usize::try_from(start.saturating_sub(first)).unwrap_or(usize::MAX));
+            let within = cached.take_while(|(entry, ..)| entry.index() < end);
+            if start >= first {
+                for (entry, len, _) in within {
+                    if taken.add(entry.clone(), *len).is_break() {
+                        break;
+                    }
+                }
+                return Ok(taken.entries);
+            }
+            let rest: Vec<(E, usize)> = within.map(|(entry, len, _)| (entry.clone(), *len)).collect();
+            ((start, first.min(end)), rest)
+        };
+        let mut older = self.read_disk(disk_end.0, disk_end.1, Taken { entries: Vec::new(), ..taken })?;
+        let whole = older.len() as u64 == disk_end.1.saturating_sub(disk_end.0);
+        if whole {
+            taken.bytes = older.iter().map(|entry| entry.encode().len()).sum();
+            taken.entries = std::mem::take(&mut older);
+            for (entry, len) in rest.drain(..) {
+                if taken.add(entry, len).is_break() {
+                    break;
+                }
+            }
+            return Ok(taken.entries);
+        }
+        Ok(older)
+    }
+
+    /// Reads `[start, end)` from the disk.
+    fn read_disk(&self, start: u64, end: u64, mut taken: Taken<E>) -> Result<Vec<E>, StoreError> {
+        if start >= end {
+            return Ok(taken.entries);
+        }
+        let span = Span::between(table::log_key(start), table::log_key(end));
+        let (mut next, mut wrong) = (start, None);
+        self.writer.kv().visit(Table::Log, &span, Direction::Forward, &mut |key, row| {
+            let read = table::log_index(key).and_then(|index| {
+                if index != next {
+                    // A purge may have overtaken this read: then there is nothing to complain about.
+                    let gone = self.purged().is_some_and(|purged| purged.index >= next);
+                    return if gone { Ok(None) } else { Err(missing(next, index)) };
+                }
+                Ok(Some((decode::<E>(index, row)?, row.len())))
+            });
+            match read {
+                Ok(Some((entry, len))) => {
+                    next += 1;
+                    taken.add(entry, len)
+                }
+                Ok(None) => ControlFlow::Break(()),
+                Err(error) => {
+                    wrong = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        wrong.map_or(Ok(taken.entries), Err)
+    }
+
+    /// The last entry; `None` if there is none behind the purged position.
+    pub fn last(&self) -> Result<Option<E>, StoreError> {
+        let last = self.writer.lock().tail.last;
+        let Some(last) = last else { return Ok(None) };
+        Ok(self.read(last..=last, None)?.pop())
+    }
+
+    /// The index of the last entry; `None` if there is none behind the purged position.
+    pub fn last_index(&self) -> Option<u64> {
+        self.writer.lock().tail.last
+    }
+
+    /// Removes every entry behind `index` (all of them for `None`), ordered with the appends around it.
+    pub fn truncate_after(&self, index: Option<u64>, done: Done) {
+        let from = index.map_or(0, |index| index.saturating_add(1));
+        let mut queue = self.writer.lock();
+        queue.tail.truncate(from);
+        self.writer.queue(queue, Op::Truncate { from }, true, Some(done));
+    }
+
+    /// Removes every entry up to `upto` and remembers `position` as where the log begins. The caller has a durable
+    /// snapshot that covers it. May lie behind the last entry: the log is empty then and goes on at `upto + 1`.
+    pub fn purge(&self, upto: u64, position: Vec<u8>, done: Done) {
+        let mut queue = self.writer.lock();
+        if queue.tail.purged.as_ref().is_some_and(|purged| purged.index >= upto) {
+            drop(queue);
+            return done(Ok(()));
+        }
+        queue.tail.purge(upto, position.clone());
+        self.writer.queue(queue, Op::Purge { upto, position }, true, Some(done));
+    }
+
+    /// Where the log begins.
+    pub fn purged(&self) -> Option<Purged> {
+        self.writer.lock().tail.purged.clone()
+    }
+
+    /// Keeps the vote; `done` is called when it is durable.
+    pub fn save_vote(&self, vote: Vec<u8>, done: Done) {
+        let mut queue = self.writer.lock();
+        queue.tail.vote = Some(vote.clone());
+        self.writer.queue(queue, Op::Vote(vote), true, Some(done));
+    }
+
+    /// The vote that was saved last.
+    pub fn vote(&self) -> Option<Vec<u8>> {
+        self.writer.lock().tail.vote.clone()
+    }
+
+    /// Keeps the committed position. Not synced: it becomes durable with the next synced write, and an older one is harmless.
+    pub fn save_committed(&self, committed: Vec<u8>) {
+        let mut queue = self.writer.lock();
+        queue.tail.committed = Some(committed.clone());
+        self.writer.queue(queue, Op::Committed(committed), false, None);
+    }
+
+    /// The committed position that was saved last.
+    pub fn committed(&self) -> Option<Vec<u8>> {
+        self.writer.lock().tail.committed.clone()
+    }
+
+    /// How many groups have been synced so far: beside the number of appends it tells how well they share their syncs.
+    pub fn syncs(&self) -> u64 {
+        self.writer.lock().syncs
+    }
+}
+
+fn decode<E: LogEntry>(index: u64, row: &[u8]) -> Result<E, StoreError> {
+    let corrupt = |cause: String| StoreError::corrupt(format!("log entry {index}"), cause);
+    let entry = E::decode(frame::open(row).map_err(corrupt)?).map_err(corrupt)?;
+    if entry.index() != index {
+        return Err(corrupt(format!("it says that it is entry {}", entry.index())));
+    }
+    Ok(entry)
+}
+
+fn missing(index: u64, next: u64) -> StoreError {
+    StoreError::corrupt(format!("log entry {index}"), format!("it is not there, the next one is {next}"))
+}
+
+/// Entries on their way to a reader.
+struct Taken<E> {
+    entries: Vec<E>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl<E> Taken<E> {
+    /// Takes `entry` if it fits or is the first.
+    fn add(&mut self, entry: E, len: usize) -> ControlFlow<()> {
+        if !self.entries.is_empty() && self.bytes.saturating_add(len) > self.bytes_max {
+            return ControlFlow::Break(());
+        }
+        self.bytes = self.bytes.saturating_add(len);
+        self.entries.push(entry);
+        ControlFlow::Continue(())
+    }
+}
+
+impl<E: LogEntry> Tail<E> {
+    /// Reads the positions and checks every entry: its frame, its content, and that none is missing.
+    fn load(kv: &dyn Kv) -> Result<Self, StoreError> {
+        let meta = |name: &str| -> Result<Option<Vec<u8>>, StoreError> {
+            let row = kv.get(Table::LogMeta, &table::key(&[name.as_bytes()]))?;
+            let open = |row: Vec<u8>| frame::open(&row).map(<[u8]>::to_vec);
+            row.map(open)
+                .transpose()
+                .map_err(|cause| StoreError::corrupt(format!("the log's record of {name:?}"), cause))
+        };
+        let purged = meta(writer::PURGED)?.map(|row| split_purged(&row)).transpose()?;
+        let mut tail = Self {
+            entries: VecDeque::new(),
+            bytes: 0,
+            last: None,
+            vote: meta(writer::VOTE)?,
+            committed: meta(writer::COMMITTED)?,
+            purged,
+        };
+        let mut wrong = None;
+        kv.visit(Table::Log, &Span::all(), Direction::Forward, &mut |key, row| {
+            let read = table::log_index(key).and_then(|index| Ok((index, decode::<E>(index, row)?)));
+            let checked = read.and_then(|(index, entry)| match tail.end() {
+                Some(end) if index != end + 1 => Err(missing(end + 1, index)),
+                Some(_) | None => Ok(entry),
+            });
+            match checked {
+                Ok(entry) => {
+                    tail.push(entry, row.len(), 0);
+                    tail.evict(0);
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    wrong = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        wrong.map_or(Ok(tail), Err)
+    }
+
+    /// The last index there is or was.
+    fn end(&self) -> Option<u64> {
+        self.last.or(self.purged.as_ref().map(|purged| purged.index))
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.entries.front().map(|(entry, ..)| entry.index())
+    }
+
+    fn push(&mut self, entry: E, len: usize, number: u64) {
+        self.last = Some(entry.index());
+        self.bytes += len;
+        self.entries.push_back((entry, len, number));
+    }
+
+    /// Drops the oldest entries that are on the disk (their operation is at most `written`) until the rest fits.
+    fn evict(&mut self, written: u64) {
+        while self.bytes > TAIL_BYTES_MAX && self.entries.len() > 1 {
+            let Some((_, len, _)) = self.entries.pop_front_if(|(_, _, number)| *number <= written) else { return };
+            self.bytes -= len;
+        }
+    }
+
+    fn truncate(&mut self, from: u64) {
+        while let Some((_, len, _)) = self.entries.pop_back_if(|(entry, ..)| entry.index() >= from) {
+            self.bytes -= len;
+        }
+        let begins = self.purged.as_ref().map_or(0, |purged| purged.index + 1);
+        self.last = self.last.filter(|_| from > begins).map(|last| last.min(from - 1));
+    }
+
+    fn purge(&mut self, upto: u64, position: Vec<u8>) {
+        while let Some((_, len, _)) = self.entries.pop_front_if(|(entry, ..)| entry.index() <= upto) {
+            self.bytes -= len;
+        }
+        self.last = self.last.filter(|last| *last > upto);
+        self.purged = Some(Purged { index: upto, position });
+    }
+}
+
+fn split_purged(row: &[u8]) -> Result<Purged, StoreError> {
+    let (index, position) =
+        row.split_first_chunk::<8>().ok_or_else(|| StoreError::corrupt("the log's beginning", "it has no index"))?;
+    Ok(Purged { index: u64::from_be_bytes(*index), position: position.to_vec() })
+}

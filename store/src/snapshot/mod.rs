@@ -1,0 +1,211 @@
+//! Snapshots: checkpoints of the state with a description, streamed file by file, installed by an atomic switch.
+//!
+//! ```text
+//!   <dir>/making/              a checkpoint being made                    removed at open
+//!   <dir>/<id>/ <id>.manifest  a whole, durable snapshot                  the newest one is kept
+//!   <dir>/recv-<id>/ recv-<id>.manifest   one on its way in               kept at open: receiving resumes there
+//! ```
+//!
+//! **Invariants.** A manifest without `recv-` exists only if every file it names was whole and durable before. The id follows
+//! from what is inside (position and digests), so that equal ids mean equal bytes, on any master. Names that come from
+//! another master are checked before they are used as names of files.
+//!
+//! **It refuses** a manifest with more files, longer names or other characters than a checkpoint of ours has.
+
+mod manifest;
+mod receive;
+
+pub use manifest::{FileEntry, Manifest};
+pub use receive::{MissingPiece, Receiving};
+
+use crate::error::StoreError;
+use crate::kv::Engine;
+use crate::state::{Standing, State};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Where a checkpoint is made before it has its id.
+const MAKING: &str = "making";
+/// What names of unfinished receptions begin with.
+const RECEIVING: &str = "recv-";
+/// What names of manifests end with.
+const MANIFEST: &str = ".manifest";
+/// Longest manifest, in bytes: 4096 files at some 100 bytes each.
+const MANIFEST_BYTES_MAX: usize = 1024 * 1024;
+/// Piece in which files are read to be digested, in bytes.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// A whole, durable snapshot in its folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What it is.
+    pub manifest: Manifest,
+}
+
+/// The folder of snapshots. Clones share it.
+#[derive(Clone)]
+pub struct Snapshots {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Arc<dyn Engine>,
+    dir: PathBuf,
+    current: Mutex<Option<Snapshot>>,
+    /// Held while a snapshot is made: there is one folder for it.
+    making: Mutex<()>,
+}
+
+impl Snapshots {
+    /// Opens (or makes) the folder, finds the newest whole snapshot in it and removes everything that is neither that nor
+    /// an unfinished reception.
+    pub fn open(engine: Arc<dyn Engine>, dir: &Path) -> Result<Self, StoreError> {
+        engine.make_folder(dir)?;
+        let mut newest: Option<Manifest> = None;
+        for name in engine.list(dir)? {
+            let Some(id) = name.strip_suffix(MANIFEST).filter(|id| !id.starts_with(RECEIVING)) else { continue };
+            let manifest = manifest::load(engine.as_ref(), &dir.join(&name))?;
+            if manifest.id != id {
+                return Err(StoreError::corrupt(
+                    format!("the snapshot {id}"),
+                    format!("it says it is {}", manifest.id),
+                ));
+            }
+            if newest.as_ref().is_none_or(|newest| newest.applied < manifest.applied) {
+                newest = Some(manifest);
+            }
+        }
+        let current = newest.map(|manifest| Snapshot { manifest });
+        let shared = Shared { engine, dir: dir.into(), current: Mutex::new(current), making: Mutex::new(()) };
+        let snapshots = Self { shared: Arc::new(shared) };
+        snapshots.engine().remove(&snapshots.path(MAKING))?;
+        snapshots.tidy(None)?;
+        if let Some(snapshot) = snapshots.current() {
+            snapshots.check_lengths(&snapshot.manifest)?;
+        }
+        Ok(snapshots)
+    }
+
+    /// Makes a snapshot of `state` as it is now; it becomes the current one, older ones go. Reads and digests every file:
+    /// seconds for a large state. If the current one stands at the same entry already, that is the answer.
+    pub fn create(&self, state: &State) -> Result<Snapshot, StoreError> {
+        let _alone = self.shared.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(current) = self.current()
+            && current.manifest.position == state.position()
+        {
+            return Ok(current);
+        }
+        let making = self.path(MAKING);
+        self.engine().remove(&making)?;
+        let Standing { applied, position, membership } = state.checkpoint(&making)?;
+        let mut files = Vec::new();
+        for name in self.engine().list(&making)? {
+            let (len, digest) = self.digest(&making.join(&name))?;
+            files.push(FileEntry { name, len, digest });
+        }
+        let manifest = Manifest::new(applied, position, membership, files);
+        self.adopt(&making, manifest)
+    }
+
+    /// The newest whole snapshot.
+    pub fn current(&self) -> Option<Snapshot> {
+        self.lock_current().clone()
+    }
+
+    /// Up to `len` bytes of a file of snapshot `id` from `offset` on; fewer only at its end. An error if that snapshot was
+    /// replaced meanwhile: the receiver begins with the newer one.
+    pub fn read_chunk(&self, id: &str, file: &str, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
+        let current = self.current().filter(|current| current.manifest.id == id);
+        let refuse = |cause: String| StoreError::Snapshot { id: id.into(), cause };
+        let current = current.ok_or_else(|| refuse("it is not the current one any more".into()))?;
+        if !current.manifest.files.iter().any(|entry| entry.name == file) {
+            return Err(refuse(format!("it has no file {file:?}")));
+        }
+        self.engine().read_file(&self.path(id).join(file), offset, len)
+    }
+
+    /// Begins to receive the snapshot that `manifest` describes, or goes on where an earlier reception of the same one
+    /// stopped. Receptions of other snapshots are given up.
+    pub fn receive(&self, manifest: Manifest) -> Result<Receiving, StoreError> {
+        Receiving::begin(self.clone(), manifest)
+    }
+
+    /// Replaces the whole state by `snapshot`, which must be the current one. A crash at any point leaves the old state or
+    /// the new one. Nothing may be applied meanwhile.
+    pub fn install(&self, state: &State, snapshot: &Snapshot) -> Result<(), StoreError> {
+        let Manifest { id, applied, position, membership, .. } = &snapshot.manifest;
+        if self.current().as_ref() != Some(snapshot) {
+            return Err(StoreError::Snapshot { id: id.clone(), cause: "it is not the current one any more".into() });
+        }
+        let standing = Standing { applied: *applied, position: position.clone(), membership: membership.clone() };
+        state.install(&self.path(id), &standing)
+    }
+
+    /// Gives a finished folder its name and its manifest, makes it the current snapshot and removes older ones.
+    fn adopt(&self, folder: &Path, manifest: Manifest) -> Result<Snapshot, StoreError> {
+        let home = self.path(&manifest.id);
+        self.engine().remove(&home)?;
+        self.engine().rename(folder, &home)?;
+        let bytes = manifest.encode();
+        self.engine().replace_file(&self.path(&format!("{}{MANIFEST}", manifest.id)), &bytes)?;
+        let snapshot = Snapshot { manifest };
+        *self.lock_current() = Some(snapshot.clone());
+        self.tidy(None)?;
+        Ok(snapshot)
+    }
+
+    /// Removes everything but the current snapshot, the one being made and unfinished receptions; of those only `receiving`,
+    /// if it is given.
+    fn tidy(&self, receiving: Option<&str>) -> Result<(), StoreError> {
+        let current = self.current().map(|current| current.manifest.id);
+        for name in self.engine().list(&self.shared.dir)? {
+            let id = name.strip_suffix(MANIFEST).unwrap_or(&name);
+            let keep = match id.strip_prefix(RECEIVING) {
+                Some(id) => receiving.is_none_or(|receiving| receiving == id),
+                None => name == MAKING || current.as_deref() == Some(id),
+            };
+            if !keep {
+                self.engine().remove(&self.path(&name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every file must be there with its length; its content was digested before it was adopted, and the engine checks its
+    /// own blocks when it reads them.
+    fn check_lengths(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        for entry in &manifest.files {
+            let len = self.engine().file_len(&self.path(&manifest.id).join(&entry.name))?;
+            if len != Some(entry.len) {
+                let what = format!("the file {} of the snapshot {}", entry.name, manifest.id);
+                return Err(StoreError::corrupt(what, format!("it should have {} bytes, it has {len:?}", entry.len)));
+            }
+        }
+        Ok(())
+    }
+
+    fn digest(&self, path: &Path) -> Result<(u64, [u8; 32]), StoreError> {
+        let mut hasher = blake3::Hasher::new();
+        let mut offset = 0;
+        loop {
+            let bytes = self.engine().read_file(path, offset, READ_BYTES)?;
+            if bytes.is_empty() {
+                return Ok((offset, *hasher.finalize().as_bytes()));
+            }
+            hasher.update(&bytes);
+            offset += bytes.len() as u64;
+        }
+    }
+
+    fn engine(&self) -> &dyn Engine {
+        self.shared.engine.as_ref()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.shared.dir.join(name)
+    }
+
+    fn lock_current(&self) -> MutexGuard<'_, Option<Snapshot>> {
+        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,111 @@
+//! The receiving side: pieces come in order within each file, what is on the disk counts, and nothing becomes a snapshot
+//! before every digest fits.
+
+use super::{MANIFEST, Manifest, RECEIVING, Snapshot, Snapshots, manifest};
+use crate::error::StoreError;
+use std::path::PathBuf;
+
+/// A snapshot on its way in. Dropping it keeps what has come; [`Snapshots::receive`] goes on from there.
+pub struct Receiving {
+    snapshots: Snapshots,
+    manifest: Manifest,
+    folder: PathBuf,
+}
+
+/// What is missing of one file: everything from `offset` on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingPiece {
+    /// Which file.
+    pub file: String,
+    /// How much of it is here, in bytes.
+    pub offset: u64,
+    /// How much is missing, in bytes. Zero for an empty file that is not here yet.
+    pub len: u64,
+}
+
+impl Receiving {
+    pub(super) fn begin(snapshots: Snapshots, manifest: Manifest) -> Result<Self, StoreError> {
+        // Whoever calls this with a manifest that did not come through `decode` gets the same checks.
+        let manifest = Manifest::decode(&manifest.encode())?;
+        snapshots.tidy(Some(&manifest.id))?;
+        let name = format!("{RECEIVING}{}", manifest.id);
+        let described = snapshots.path(&format!("{name}{MANIFEST}"));
+        let folder = snapshots.path(&name);
+        let engine = snapshots.engine();
+        let known = engine.file_len(&described)?.is_some()
+            && manifest::load(engine, &described).is_ok_and(|known| known == manifest);
+        if !known {
+            engine.remove(&folder)?;
+            engine.replace_file(&described, &manifest.encode())?;
+        }
+        engine.make_folder(&folder)?;
+        Ok(Self { snapshots, manifest, folder })
+    }
+
+    /// What is received.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What has not come yet, by file.
+    pub fn missing(&self) -> Result<Vec<MissingPiece>, StoreError> {
+        let mut missing = Vec::new();
+        for entry in &self.manifest.files {
+            let here = self.snapshots.engine().file_len(&self.folder.join(&entry.name))?;
+            let offset = here.unwrap_or(0);
+            if here.is_none() || offset < entry.len {
+                let len = entry.len.saturating_sub(offset);
+                missing.push(MissingPiece { file: entry.name.clone(), offset, len });
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Adds a piece to a file. It must begin where the file ends so far and not go beyond the file's length; a piece that
+    /// is here already is taken as done.
+    pub fn write_chunk(&self, file: &str, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let entry = self.manifest.files.iter().find(|entry| entry.name == file);
+        let entry = entry.ok_or_else(|| self.refuse(format!("it has no file {file:?}")))?;
+        let path = self.folder.join(&entry.name);
+        let here = self.snapshots.engine().file_len(&path)?.unwrap_or(0);
+        let end = offset.saturating_add(bytes.len() as u64);
+        if end > entry.len {
+            return Err(self.refuse(format!("a piece of {file} ends at {end}, the file has {} bytes", entry.len)));
+        }
+        if end <= here && !bytes.is_empty() {
+            return Ok(());
+        }
+        if offset != here {
+            return Err(self.refuse(format!("a piece of {file} begins at {offset}, expected {here}")));
+        }
+        self.snapshots.engine().append_file(&path, bytes)
+    }
+
+    /// Checks every digest, makes everything durable and the received snapshot the current one. A file whose digest does
+    /// not fit is removed, so that it is missing again.
+    pub fn finish(self) -> Result<Snapshot, StoreError> {
+        if let Some(piece) = self.missing()?.first() {
+            return Err(self.refuse(format!("{} bytes of {} are missing", piece.len, piece.file)));
+        }
+        let engine = self.snapshots.engine();
+        for entry in &self.manifest.files {
+            let path = self.folder.join(&entry.name);
+            let (len, digest) = self.snapshots.digest(&path)?;
+            if (len, digest) != (entry.len, entry.digest) {
+                engine.remove(&path)?;
+                return Err(
+                    self.refuse(format!("the file {} does not fit its digest; it is received anew", entry.name))
+                );
+            }
+            engine.sync_file(&path)?;
+        }
+        let described = self.snapshots.path(&format!("{RECEIVING}{}{MANIFEST}", self.manifest.id));
+        let snapshot = self.snapshots.adopt(&self.folder, self.manifest.clone())?;
+        self.snapshots.engine().remove(&described)?;
+        Ok(snapshot)
+    }
+
+    fn refuse(&self, cause: String) -> StoreError {
+        StoreError::Snapshot { id: self.manifest.id.clone(), cause }
+    }
+}

@@ -1,0 +1,256 @@
+//! The truth on this machine: what applying the log up to [`State::position`] has made.
+//!
+//! ```text
+//!   <dir>/CURRENT          names the live folder
+//!   <dir>/state-7/         the live instance
+//!   <dir>/state-8/         left over from an install that did not get to its end: removed at open
+//! ```
+//!
+//! **Invariants.** All effects of one call of [`State::apply`] and the position behind them are one batch. A reader sees a
+//! whole number of calls. What is in memory ([`crate::index`]) equals what is on the disk. After a failed write nothing more
+//! is applied. [`State::install`] changes CURRENT in one step: a crash leaves the old state or the new one.
+//!
+//! **Durability.** The instance has no log of its own: after a power cut it stands where it was last flushed, and the
+//! replicated log, which is purged only up to a durable snapshot, is applied again from there.
+
+use crate::command::{Applied, Effect, Proposal, Reply};
+use crate::error::StoreError;
+use crate::index::Index;
+use crate::kv::{Direction, Engine, Kv, Span, Table};
+use crate::machine::{self, Tx};
+use crate::overlay::Overlay;
+use saltern_wire::{LogicalTime, Revision};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+/// The file that names the live folder.
+const CURRENT: &str = "CURRENT";
+/// What folder names begin with; a number follows.
+const FOLDER: &str = "state-";
+
+/// One entry of the replicated log, ready to be applied.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Its place in the log.
+    pub index: u64,
+    /// Its whole position, as the caller encodes it. Handed back by [`State::position`], never looked into.
+    pub position: Vec<u8>,
+    /// What it says.
+    pub payload: Payload,
+}
+
+/// What an entry says.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// Nothing.
+    Blank,
+    /// New members, as the caller encodes them. Handed back by [`State::membership`], never looked into.
+    Membership(Vec<u8>),
+    /// A change of the truth.
+    Proposal(Arc<Proposal>),
+}
+
+/// What applying one entry did.
+#[derive(Debug, Clone)]
+pub struct AppliedEntry {
+    /// Its place in the log.
+    pub index: u64,
+    /// The same, as clients see it.
+    pub revision: Revision,
+    /// The truth's time after it.
+    pub time: LogicalTime,
+    /// The answer.
+    pub applied: Applied,
+    /// What somebody may want to hear of, in order.
+    pub effects: Vec<Effect>,
+}
+
+/// The replicated truth on this machine. Reads: [`crate::view`].
+pub struct State {
+    engine: Arc<dyn Engine>,
+    dir: PathBuf,
+    live: RwLock<Live>,
+}
+
+/// What is swapped as a whole when a snapshot is installed.
+pub(crate) struct Live {
+    pub(crate) kv: Arc<dyn Kv>,
+    pub(crate) index: Index,
+    number: u64,
+    /// A write failed: memory may be ahead of the disk.
+    broken: bool,
+}
+
+impl State {
+    /// Opens (or makes) the state in `dir`, and removes what an interrupted install has left.
+    pub fn open(engine: Arc<dyn Engine>, dir: &Path) -> Result<Arc<Self>, StoreError> {
+        engine.make_folder(dir)?;
+        let number = current(engine.as_ref(), dir)?;
+        for name in engine.list(dir)? {
+            if name.starts_with(FOLDER) && name != folder_name(number) {
+                engine.remove(&dir.join(name))?;
+            }
+        }
+        let live = Live::open(engine.as_ref(), dir, number)?;
+        Ok(Arc::new(Self { engine, dir: dir.to_path_buf(), live: RwLock::new(live) }))
+    }
+
+    /// Applies entries that follow the last applied one, in order and without a gap. An error means that this replica has
+    /// to stop; nothing of the call is on the disk then.
+    pub fn apply(&self, items: &[Item]) -> Result<Vec<AppliedEntry>, StoreError> {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        if live.broken {
+            return Err(StoreError::Broken);
+        }
+        // Cleared at the end only: a panic in between leaves the state unusable, too.
+        live.broken = true;
+        let Live { kv, index, .. } = &mut *live;
+        let mut tx = Tx::new(Overlay::new(kv.clone()), index);
+        let mut done = Vec::with_capacity(items.len());
+        for item in items {
+            done.push(apply_item(&mut tx, item)?);
+        }
+        machine::finish(&mut tx);
+        let batch = tx.over.into_batch();
+        kv.write(batch)?;
+        live.broken = false;
+        Ok(done)
+    }
+
+    /// Position of the last applied entry.
+    pub fn position(&self) -> Option<Vec<u8>> {
+        self.live().index.position.clone()
+    }
+
+    /// The last membership that was applied.
+    pub fn membership(&self) -> Option<Vec<u8>> {
+        self.live().index.membership.clone()
+    }
+
+    /// Index of the last applied entry; 0 before the first.
+    pub fn applied_index(&self) -> u64 {
+        self.live().index.applied
+    }
+
+    /// The truth's time.
+    pub fn time(&self) -> LogicalTime {
+        self.live().index.time
+    }
+
+    /// BLAKE3 over every row: equal on replicas that have applied the same entries. Reads everything: for tests and audits.
+    pub fn digest(&self) -> Result<[u8; 32], StoreError> {
+        let live = self.live();
+        let mut hasher = blake3::Hasher::new();
+        for table in Table::OF_STATE {
+            hasher.update(table.name().as_bytes());
+            live.kv.visit(table, &Span::all(), Direction::Forward, &mut |key, value| {
+                for field in [key, value] {
+                    hasher.update(&(field.len() as u64).to_be_bytes());
+                    hasher.update(field);
+                }
+                ControlFlow::Continue(())
+            })?;
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// Moves everything applied so far to the disk.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let kv = self.live().kv.clone();
+        kv.flush()
+    }
+
+    /// Puts a copy of the state into the folder `into`, and says where it stands. Applying waits for the last piece of it.
+    pub(crate) fn checkpoint(&self, into: &Path) -> Result<Standing, StoreError> {
+        // Most of the work happens here, while entries are applied.
+        self.flush()?;
+        let live = self.live();
+        live.kv.checkpoint(into)?;
+        let Index { applied, position, membership, .. } = &live.index;
+        Ok(Standing { applied: *applied, position: position.clone(), membership: membership.clone() })
+    }
+
+    /// Replaces the whole state by the checkpoint in `from`, which stands at `expected`.
+    pub(crate) fn install(&self, from: &Path, expected: &Standing) -> Result<(), StoreError> {
+        let number = self.live().number + 1;
+        let folder = self.dir.join(folder_name(number));
+        self.engine.clone_folder(from, &folder)?;
+        let next = Live::open(self.engine.as_ref(), &self.dir, number)?;
+        let found = next.standing();
+        if found != *expected {
+            let cause = format!("it stands at entry {}, its description says {}", found.applied, expected.applied);
+            return Err(StoreError::corrupt("the snapshot to be installed", cause));
+        }
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        self.engine.replace_file(&self.dir.join(CURRENT), folder_name(number).as_bytes())?;
+        let old = std::mem::replace(&mut *live, next);
+        drop(live);
+        let folder = self.dir.join(folder_name(old.number));
+        drop(old);
+        self.engine.remove(&folder)
+    }
+
+    /// Shared access for the views.
+    pub(crate) fn live(&self) -> RwLockReadGuard<'_, Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where a state stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) applied: u64,
+    pub(crate) position: Option<Vec<u8>>,
+    pub(crate) membership: Option<Vec<u8>>,
+}
+
+impl Live {
+    fn open(engine: &dyn Engine, dir: &Path, number: u64) -> Result<Self, StoreError> {
+        let kv = engine.open_state(&dir.join(folder_name(number)))?;
+        let index = Index::load(&kv)?;
+        Ok(Self { kv, index, number, broken: false })
+    }
+
+    fn standing(&self) -> Standing {
+        let Index { applied, position, membership, .. } = &self.index;
+        Standing { applied: *applied, position: position.clone(), membership: membership.clone() }
+    }
+}
+
+fn folder_name(number: u64) -> String {
+    format!("{FOLDER}{number}")
+}
+
+/// Reads CURRENT; the first folder is number 1.
+fn current(engine: &dyn Engine, dir: &Path) -> Result<u64, StoreError> {
+    let path = dir.join(CURRENT);
+    if engine.file_len(&path)?.is_none() {
+        engine.replace_file(&path, folder_name(1).as_bytes())?;
+        return Ok(1);
+    }
+    let text = String::from_utf8_lossy(&engine.read_file(&path, 0, 64)?).into_owned();
+    let number = text.strip_prefix(FOLDER).and_then(|digits| digits.parse().ok());
+    number.ok_or_else(|| StoreError::corrupt(format!("the file {}", path.display()), format!("it reads {text:?}")))
+}
+
+fn apply_item(tx: &mut Tx<'_>, item: &Item) -> Result<AppliedEntry, StoreError> {
+    let last = tx.index.applied;
+    if tx.index.position.is_some() && item.index != last + 1 {
+        return Err(StoreError::Order { last, found: item.index });
+    }
+    let (applied, effects) = match &item.payload {
+        Payload::Blank => (Ok(Reply::Done), Vec::new()),
+        Payload::Membership(membership) => {
+            tx.index.membership = Some(membership.clone());
+            (Ok(Reply::Done), Vec::new())
+        }
+        Payload::Proposal(proposal) => {
+            let applied = machine::apply(tx, item.index, proposal)?;
+            (applied, std::mem::take(&mut tx.effects))
+        }
+    };
+    tx.index.applied = item.index;
+    tx.index.position = Some(item.position.clone());
+    Ok(AppliedEntry { index: item.index, revision: Revision(item.index), time: tx.index.time, applied, effects })
+}

@@ -1,0 +1,113 @@
+//! Single values: where apply stands, counters that never go back, settings, the cluster.
+
+use crate::error::StoreError;
+use crate::kv::Table;
+use crate::overlay::{Overlay, Read};
+use saltern_wire::codec::Encoded;
+use saltern_wire::crypto::{PublicKey, Signed};
+use saltern_wire::master::Directory;
+use saltern_wire::settings::Settings;
+use saltern_wire::{ClusterId, JobId};
+use serde::{Deserialize, Serialize};
+
+/// Last applied index, u64.
+pub(crate) const APPLIED: &str = "applied";
+/// Last applied position, opaque.
+pub(crate) const POSITION: &str = "position";
+/// Last membership, opaque.
+pub(crate) const MEMBERSHIP: &str = "membership";
+/// Logical time, u64 of microseconds.
+pub(crate) const TIME: &str = "time";
+/// Next ordinal, u64.
+pub(crate) const NEXT_ORDINAL: &str = "next_ordinal";
+/// Next master id, u64.
+pub(crate) const NEXT_MASTER: &str = "next_master";
+/// Orphans that are kept, u64.
+pub(crate) const ORPHANS: &str = "orphans";
+/// Newest jid, 16 bytes.
+pub(crate) const NEWEST_JOB: &str = "newest_job";
+const SETTINGS: &str = "settings";
+const CA: &str = "ca";
+const DIRECTORY: &str = "directory";
+
+/// The cluster and its certificate authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CaRow {
+    pub(crate) cluster: ClusterId,
+    pub(crate) public_key: PublicKey,
+    #[serde(with = "serde_bytes")]
+    pub(crate) sealed: Vec<u8>,
+    pub(crate) certificate_pem: String,
+}
+
+impl Encoded for CaRow {
+    const KIND: u8 = 72;
+}
+
+#[derive(Serialize, Deserialize)]
+struct SettingsRow(Settings);
+
+impl Encoded for SettingsRow {
+    const KIND: u8 = 73;
+}
+
+#[derive(Serialize, Deserialize)]
+struct DirectoryRow(Signed<Directory>);
+
+impl Encoded for DirectoryRow {
+    const KIND: u8 = 76;
+}
+
+fn key(name: &str) -> Vec<u8> {
+    super::key(&[name.as_bytes()])
+}
+
+pub(crate) fn bytes(read: &impl Read, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    read.get(Table::Meta, &key(name))
+}
+
+pub(crate) fn put_bytes(over: &mut Overlay, name: &str, value: &[u8]) {
+    over.put(Table::Meta, key(name), value);
+}
+
+/// A counter; `None` if it was never written.
+pub(crate) fn number(read: &impl Read, name: &str) -> Result<Option<u64>, StoreError> {
+    let wrong = |_| StoreError::corrupt(format!("the counter {name}"), "it does not have 8 bytes");
+    bytes(read, name)?.map(|row| row.try_into().map(u64::from_be_bytes).map_err(wrong)).transpose()
+}
+
+pub(crate) fn put_number(over: &mut Overlay, name: &str, value: u64) {
+    put_bytes(over, name, &value.to_be_bytes());
+}
+
+pub(crate) fn newest_job(read: &impl Read) -> Result<Option<JobId>, StoreError> {
+    let Some(row) = bytes(read, NEWEST_JOB)? else { return Ok(None) };
+    let digits = row.try_into().map_err(|_| StoreError::corrupt("the newest jid", "it does not have 16 bytes"))?;
+    JobId::from_bytes(digits).map(Some).map_err(|error| StoreError::corrupt("the newest jid", error))
+}
+
+pub(crate) fn settings(read: &impl Read) -> Result<Settings, StoreError> {
+    let row: Option<SettingsRow> = super::get(read, Table::Meta, &key(SETTINGS))?;
+    Ok(row.map(|row| row.0).unwrap_or_default())
+}
+
+pub(crate) fn put_settings(over: &mut Overlay, settings: &Settings) {
+    over.put(Table::Meta, key(SETTINGS), saltern_wire::encode(&SettingsRow(settings.clone())));
+}
+
+pub(crate) fn ca(read: &impl Read) -> Result<Option<CaRow>, StoreError> {
+    super::get(read, Table::Meta, &key(CA))
+}
+
+pub(crate) fn put_ca(over: &mut Overlay, row: &CaRow) {
+    over.put(Table::Meta, key(CA), saltern_wire::encode(row));
+}
+
+pub(crate) fn directory(read: &impl Read) -> Result<Option<Signed<Directory>>, StoreError> {
+    let row: Option<DirectoryRow> = super::get(read, Table::Meta, &key(DIRECTORY))?;
+    Ok(row.map(|row| row.0))
+}
+
+pub(crate) fn put_directory(over: &mut Overlay, directory: &Signed<Directory>) {
+    over.put(Table::Meta, key(DIRECTORY), saltern_wire::encode(&DirectoryRow(directory.clone())));
+}

@@ -1,0 +1,86 @@
+//! What is due when: one row per thing that ends by itself, ordered by kind and time, so that a tick finds what is due
+//! without looking at anything else.
+
+use crate::error::StoreError;
+use crate::kv::{Direction, Span, Table};
+use crate::overlay::{Overlay, Read};
+use saltern_wire::LogicalTime;
+
+/// What is due. Codes are persisted: append only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// A pending key, by the time it was submitted. Subject: the minion id.
+    PendingKey,
+    /// A denied key, by the time it was submitted. Subject: see [`super::key::denied_subject`].
+    DeniedKey,
+    /// The end of acceptance of an open job. Subject: the jid.
+    Acceptance,
+    /// A job that is done, by the time it was done. Subject: the jid.
+    Retention,
+    /// A request id, by the time it was applied.
+    Request,
+    /// An orphan, by the time it was recorded. Subject: see [`super::returns::piece_subject`].
+    Orphan,
+    /// The end of a join token. Subject: its hash.
+    Token,
+}
+
+impl Due {
+    /// Every kind, in the order in which a tick looks at them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::PendingKey,
+        Self::DeniedKey,
+        Self::Acceptance,
+        Self::Retention,
+        Self::Request,
+        Self::Orphan,
+        Self::Token,
+    ];
+
+    fn code(self) -> u8 {
+        match self {
+            Self::PendingKey => 1,
+            Self::DeniedKey => 2,
+            Self::Acceptance => 3,
+            Self::Retention => 4,
+            Self::Request => 5,
+            Self::Orphan => 6,
+            Self::Token => 7,
+        }
+    }
+}
+
+fn key(due: Due, time: LogicalTime, subject: &[u8]) -> Vec<u8> {
+    super::key(&[&[due.code()], &time.unix_micros().to_be_bytes(), subject])
+}
+
+pub(crate) fn put(over: &mut Overlay, due: Due, time: LogicalTime, subject: &[u8]) {
+    over.put(Table::Timeline, key(due, time, subject), []);
+}
+
+pub(crate) fn delete(over: &mut Overlay, due: Due, time: LogicalTime, subject: &[u8]) {
+    over.delete(Table::Timeline, key(due, time, subject));
+}
+
+/// The first `limit` things of a kind, in order of their time: time and subject.
+pub(crate) fn first(read: &impl Read, due: Due, limit: usize) -> Result<Vec<(LogicalTime, Vec<u8>)>, StoreError> {
+    upto(read, due, LogicalTime::from_unix_micros(u64::MAX), limit)
+}
+
+/// The first `limit` things of a kind whose time is at most `end`.
+pub(crate) fn upto(
+    read: &impl Read,
+    due: Due,
+    end: LogicalTime,
+    limit: usize,
+) -> Result<Vec<(LogicalTime, Vec<u8>)>, StoreError> {
+    let start = super::key(&[&[due.code()]]);
+    let end = super::key(&[&[due.code()], &(end.unix_micros() + 1).to_be_bytes()]);
+    let rows = read.scan(Table::Timeline, &Span::between(start, end), Direction::Forward, limit)?;
+    let parse = |(key, _): &(Vec<u8>, Vec<u8>)| {
+        let rest = super::subject(key).get(1..).and_then(|rest| rest.split_first_chunk::<8>());
+        let (time, subject) = rest.ok_or_else(|| super::bad_key(Table::Timeline))?;
+        Ok((LogicalTime::from_unix_micros(u64::from_be_bytes(*time)), subject.to_vec()))
+    };
+    rows.iter().map(parse).collect()
+}
