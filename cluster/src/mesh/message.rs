@@ -50,11 +50,11 @@ pub struct Numbered<T> {
 }
 
 impl Encoded for Numbered<Request> {
-    const KIND: u8 = 70;
+    const KIND: u8 = 81;
 }
 
 impl Encoded for Numbered<Response> {
-    const KIND: u8 = 71;
+    const KIND: u8 = 82;
 }
 
 /// A question to another master.

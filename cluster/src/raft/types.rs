@@ -18,7 +18,6 @@ openraft::declare_raft_types!(
         R = Written,
         NodeId = u64,
         Node = openraft::impls::EmptyNode,
-        Responder<T> = openraft::impls::OneshotResponder<Self, T>,
         AsyncRuntime = Runtime,
 );
 
@@ -134,7 +133,7 @@ impl LogEntry for LogRecord {
 struct Packed<T>(T);
 
 impl<T: Serialize + DeserializeOwned> Encoded for Packed<T> {
-    const KIND: u8 = 61;
+    const KIND: u8 = 80;
 }
 
 /// Encodes a value of openraft's.
