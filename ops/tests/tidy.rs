@@ -343,6 +343,35 @@ fn every_dependency_is_accounted_for() {
     noticed(&unaccounted(&[root, fixed, good]), &["store/Cargo.toml:2"]);
 }
 
+/// Two records with one kind byte: one could be read as the other.
+fn shared_kinds(files: &[File]) -> Vec<String> {
+    let mut known: BTreeMap<u8, String> = BTreeMap::new();
+    let mut complaints = Vec::new();
+    for file in files.iter().filter(|file| file.is_rust() && file.path.contains("src/")) {
+        let code = code(&file.text);
+        for (at, line) in code.lines().enumerate() {
+            let number =
+                line.trim().strip_prefix("const KIND: u8 = ").and_then(|rest| rest.trim_end_matches(';').parse().ok());
+            // From 250 on they belong to unit tests, whose records nobody keeps.
+            let Some(number) = number.filter(|number| *number < 250) else { continue };
+            let place = format!("{}:{}", file.path, at + 1);
+            match known.get(&number) {
+                Some(other) => complaints.push(format!("{place}: kind {number} belongs to the record at {other}")),
+                None => drop(known.insert(number, place)),
+            }
+        }
+    }
+    complaints
+}
+
+#[test]
+fn every_kind_of_record_has_its_own_number() {
+    clean(shared_kinds(&repository()));
+    let one = File::made_up("store/src/a.rs", "//! x\n    const KIND: u8 = 60;\n");
+    let two = File::made_up("store/src/b.rs", "//! x\n    const KIND: u8 = 60;\n    const KIND: u8 = 61;\n");
+    noticed(&shared_kinds(&[one, two]), &["store/src/b.rs:2", "store/src/a.rs:2", "kind 60"]);
+}
+
 /// Scripts that cannot be run.
 fn lame_scripts(files: &[File]) -> Vec<String> {
     let lame = files.iter().filter(|file| file.text.starts_with("#!/") && !file.executable);
