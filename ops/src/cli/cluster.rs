@@ -1,0 +1,260 @@
+//! `saltern cluster status|join-token`.
+
+use super::duration::{milliseconds, parse as parse_duration};
+use super::{CliError, Session};
+use crate::output::style::{self, BAD, HEAD, TEXT};
+use crate::output::table::Table;
+use crate::output::{Format, Page, document, nested};
+use saltern_wire::Value;
+use saltern_wire::api::{ClusterStatus, JoinTokenRequest, JoinTokenView, MemberStatus};
+use serde_json::json;
+use std::time::Duration;
+
+/// Verbs over the masters.
+#[derive(Debug, clap::Subcommand)]
+pub enum ClusterCommand {
+    /// Show quorum, failure tolerance and every master
+    #[command(after_help = "Example:\n  saltern cluster status -o table")]
+    Status,
+    /// Print a token with which a new master may join
+    #[command(
+        name = "join-token",
+        after_help = "Example:\n  saltern-master join \"$(ssh m1 saltern cluster join-token --ttl 10m)\""
+    )]
+    JoinToken {
+        /// How long it is good for, at most 7d
+        #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_duration)]
+        ttl: Duration,
+        /// How many masters may use it
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32))]
+        uses: u32,
+    },
+}
+
+/// Carries out a verb.
+pub async fn run(command: ClusterCommand, session: &mut Session) -> Result<u8, CliError> {
+    match command {
+        ClusterCommand::Status => {
+            let answer = session.client.get("/v1/cluster/status", "").await?;
+            let master = answer.master.clone();
+            let status: ClusterStatus = session.fresh(answer)?;
+            session.screen.show(&Status { status, master })?;
+        }
+        ClusterCommand::JoinToken { ttl, uses } => {
+            let body = JoinTokenRequest { ttl_ms: milliseconds(ttl), uses };
+            let answer = session.client.post("/v1/cluster/join-token", &body).await?;
+            let token: JoinTokenView = session.fresh(answer)?;
+            let expires = token.expires;
+            session.screen.show(&Token(token))?;
+            if session.screen.format() == Format::Nested {
+                session.screen.note(&format!(
+                    "On the new machine: saltern-master join TOKEN. Good until {expires} for {uses} master{}, shown once.",
+                    if uses == 1 { "" } else { "s" }
+                ))?;
+            }
+        }
+    }
+    Ok(0)
+}
+
+/// The cluster as one master sees it.
+struct Status {
+    status: ClusterStatus,
+    master: String,
+}
+
+impl Status {
+    /// What people are woken for.
+    fn lead(&self) -> String {
+        let (quorum, color) = if self.status.quorum { ("yes", TEXT) } else { ("NO", BAD) };
+        let tolerance = self.status.failure_tolerance;
+        let tolerance_color = if tolerance > 0 { TEXT } else { BAD };
+        format!(
+            "{}: {}\n{}: {}\n",
+            style::paint(HEAD, "quorum"),
+            style::paint(color, quorum),
+            style::paint(HEAD, "failure tolerance"),
+            style::paint(tolerance_color, &tolerance.to_string())
+        )
+    }
+}
+
+/// A figure that a master may not know.
+fn known(figure: Option<u64>) -> String {
+    figure.map(|figure| figure.to_string()).unwrap_or_default()
+}
+
+fn round_trip(member: &MemberStatus) -> String {
+    match member.round_trip_us {
+        Some(micros) => format!("{}.{:02} ms", micros / 1_000, micros % 1_000 / 10),
+        None => String::new(),
+    }
+}
+
+impl Page for Status {
+    fn document(&self) -> Value {
+        let mut document = document(&self.status);
+        if let Value::Object(map) = &mut document {
+            map.insert("answered_by".into(), self.master.as_str().into());
+        }
+        document
+    }
+
+    fn nested(&self) -> String {
+        let status = &self.status;
+        let mut out = self.lead();
+        let facts = json!({
+            "leader": status.leader.as_deref().unwrap_or("none known"),
+            "term": status.term,
+            "cluster": status.cluster,
+            "CA fingerprint": status.ca_fingerprint,
+            "minions": format!("{} connected, {} accepted", status.minions_connected, status.minions_accepted),
+            "open jobs": status.jobs_open,
+            "directory": format!("generation {}, version {}", status.directory.0, status.directory.1),
+            "answered by": self.master,
+        });
+        out += &nested::text(&facts, nested::ORDERED);
+        let members: saltern_wire::Map =
+            status.members.iter().map(|member| (member.name.clone(), facts_of(member))).collect();
+        out + &nested::entry("members", &members.into(), nested::ORDERED)
+    }
+
+    fn table(&self) -> Table {
+        let status = &self.status;
+        let mut table = Table::new(&[
+            "MASTER",
+            "ROLE",
+            "REACHABLE",
+            "TERM",
+            "LAST INDEX",
+            "LAG",
+            "ROUND TRIP",
+            "VERSION",
+            "REGION",
+            "MINIONS",
+            "API",
+        ]);
+        table.lead(style::plain(&self.lead()).lines());
+        for member in &status.members {
+            table.row([
+                member.name.clone(),
+                member.role.clone(),
+                if member.reachable { "yes" } else { "NO" }.into(),
+                status.term.to_string(),
+                known(member.last_log),
+                known(member.lag),
+                round_trip(member),
+                member.version.clone().unwrap_or_default(),
+                member.region.clone(),
+                known(member.minions),
+                member.endpoints.api.to_string(),
+            ]);
+        }
+        table
+    }
+}
+
+/// One member, what matters first.
+fn facts_of(member: &MemberStatus) -> Value {
+    let or_unknown = |text: String| if text.is_empty() { "not known".to_owned() } else { text };
+    json!({
+        "role": member.role,
+        "reachable": member.reachable,
+        "state": member.state,
+        "last index": or_unknown(known(member.last_log)),
+        "lag": or_unknown(known(member.lag)),
+        "round trip": or_unknown(round_trip(member)),
+        "version": member.version.as_deref().unwrap_or("not known"),
+        "region": member.region,
+        "zone": member.zone,
+        "minions": or_unknown(known(member.minions)),
+        "api": member.endpoints.api,
+    })
+}
+
+/// A join token: on stdout alone, so that it can be piped.
+struct Token(JoinTokenView);
+
+impl Page for Token {
+    fn document(&self) -> Value {
+        document(&self.0)
+    }
+
+    fn nested(&self) -> String {
+        format!("{}\n", self.0.token)
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new(&["TOKEN", "EXPIRES"]);
+        table.row([self.0.token.clone(), self.0.expires.to_string()]);
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::text;
+    use saltern_wire::crypto::Fingerprint;
+    use saltern_wire::io::Address;
+    use saltern_wire::master::{Endpoints, MasterState};
+    use saltern_wire::{ClusterId, MasterId};
+
+    fn member(name: &str, reachable: bool) -> MemberStatus {
+        let at = |port| Address::new("10.0.0.1", port);
+        MemberStatus {
+            id: MasterId(1),
+            name: name.into(),
+            role: if reachable { "leader" } else { "follower" }.into(),
+            state: MasterState::Active,
+            endpoints: Endpoints { fanout: at(4505), session: at(4506), mesh: at(4510), api: at(4511) },
+            region: "eu".into(),
+            zone: "a".into(),
+            reachable,
+            last_log: reachable.then_some(120),
+            lag: reachable.then_some(0),
+            round_trip_us: reachable.then_some(1_234),
+            minions: reachable.then_some(8),
+            version: reachable.then(|| "0.1.0".into()),
+        }
+    }
+
+    fn page() -> Status {
+        let status = ClusterStatus {
+            cluster: ClusterId::from_bytes([1; 16]),
+            ca_fingerprint: Fingerprint([2; 32]),
+            quorum: false,
+            failure_tolerance: 0,
+            leader: None,
+            term: 7,
+            members: vec![member("m1", true), member("m2", false)],
+            minions_accepted: 8,
+            minions_connected: 8,
+            jobs_open: 0,
+            directory: (1, 3),
+        };
+        Status { status, master: "m1".into() }
+    }
+
+    #[test]
+    fn quorum_and_tolerance_come_first() {
+        let nested = style::plain(&text(&page(), Format::Nested));
+        assert!(
+            nested.starts_with("quorum: NO\nfailure tolerance: 0\nleader:\n    none known\nterm:\n    7\n"),
+            "{nested}"
+        );
+        let order = ["members:", "    m1:", "role:", "reachable:", "last index:", "    m2:", "not known"];
+        let at: Vec<usize> =
+            order.iter().map(|part| nested.find(part).unwrap_or_else(|| panic!("{part}: {nested}"))).collect();
+        assert!(at.is_sorted(), "{nested}");
+
+        let expect = "\
+quorum: NO
+failure tolerance: 0
+MASTER  ROLE      REACHABLE  TERM  LAST INDEX  LAG  ROUND TRIP  VERSION  REGION  MINIONS  API
+m1      leader    yes        7     120         0    1.23 ms     0.1.0    eu      8        10.0.0.1:4511
+m2      follower  NO         7     -           -    -           -        eu      -        10.0.0.1:4511
+";
+        assert_eq!(text(&page(), Format::Table), expect);
+    }
+}

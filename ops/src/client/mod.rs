@@ -1,0 +1,395 @@
+//! Talks to whichever master answers.
+//!
+//! ```text
+//!   Client ── get/post/put ─▶ walk: server 1 ✗ frozen · server 2 ✗ no quorum · server 3 ✓ ─▶ Answer<T>
+//!          ── events ───────▶ walk ─▶ Events: server-sent events until the stream breaks; the caller asks again
+//! ```
+//!
+//! **Invariants.** Every write carries one request id over all of its attempts, so asking the next master, or the same one
+//! again, finds the first answer instead of writing twice. Reads hand back the newest revision seen, so that another master
+//! never shows older state than the last one did. A token is sent to `https` servers only, after their certificate was
+//! verified.
+//!
+//! **It refuses** plain `http`, unbounded answers, and to call an unknown outcome a failure: if a write may have happened and
+//! nobody could say so, the error is [`FailureCode::Unknown`] with the request id that finds out.
+
+pub mod connect;
+mod escape;
+pub mod server;
+pub mod sse;
+pub mod tls;
+
+pub use escape::{query, segment};
+pub use server::{Server, ServerAddress};
+
+use connect::{Ask, Reply};
+use hyper::Method;
+use saltern_wire::api::{Answer, Failure, FailureBody, FailureCode};
+use saltern_wire::io::{Entropy, draw};
+use saltern_wire::{RequestId, Revision};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Rounds over all servers while the last one ended with an outcome that may change at once (unknown, busy).
+const ROUNDS_MAX: u32 = 3;
+
+/// Pause before the second round; the third waits twice as long. An election takes about this long on a LAN.
+const ROUND_PAUSE: Duration = Duration::from_millis(400);
+
+/// Longest answer, in bytes: the returns of one large job.
+pub const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Time for a whole answer to arrive once it has begun.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why nothing was answered.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No server answered.
+    #[error("no master is reachable:{}\nStart saltern-master on this machine, or name masters with --server or SALTERN_SERVER.", list(.tried))]
+    Unreachable {
+        /// Each server and what was wrong with it.
+        tried: Vec<(String, String)>,
+    },
+    /// A unix socket exists, and the system does not let this user use it.
+    #[error("this user may not use the masters' sockets:{}\nRun as root, or join the group that owns the socket.", list(.tried))]
+    Forbidden {
+        /// Each server and what was wrong with it.
+        tried: Vec<(String, String)>,
+    },
+    /// A master refused.
+    #[error("{failure}")]
+    Refused {
+        /// What it said.
+        failure: Failure,
+    },
+    /// A master answered something that is not the API.
+    #[error(
+        "{server} does not answer as a saltern-master does: {cause}; check the address, and that both sides have the same version"
+    )]
+    Malformed {
+        /// Which server.
+        server: String,
+        /// What was wrong.
+        cause: String,
+    },
+}
+
+fn list(tried: &[(String, String)]) -> String {
+    tried.iter().map(|(server, cause)| format!("\n  {server}: {cause}")).collect()
+}
+
+/// How one server failed one attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub enum AttemptError {
+    /// It was not reached, or it broke off.
+    Unreachable {
+        /// What was noticed.
+        cause: String,
+        /// Whether the request may have reached it.
+        sent: bool,
+        /// Whether the system refused the socket to this user.
+        forbidden: bool,
+    },
+    /// It refused.
+    Refused(Failure),
+    /// It is no saltern-master.
+    Malformed(String),
+}
+
+impl AttemptError {
+    /// Whether another server may do better.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Malformed(_) => false,
+            Self::Refused(failure) => match failure.code {
+                FailureCode::NoQuorum | FailureCode::Unknown | FailureCode::Busy | FailureCode::Internal => false,
+                FailureCode::Invalid
+                | FailureCode::NotFound
+                | FailureCode::NoMatch
+                | FailureCode::Denied
+                | FailureCode::Conflict => true,
+            },
+        }
+    }
+
+    /// Whether asking everybody again soon may do better.
+    fn is_passing(&self) -> bool {
+        matches!(self, Self::Refused(Failure { code: FailureCode::Unknown | FailureCode::Busy, .. }))
+    }
+
+    /// Whether a write may have happened in spite of it.
+    fn is_unsure(&self) -> bool {
+        match self {
+            Self::Unreachable { sent, .. } => *sent,
+            Self::Refused(failure) => failure.code == FailureCode::Unknown,
+            Self::Malformed(_) => false,
+        }
+    }
+}
+
+/// A session of one operator with a cluster.
+pub struct Client {
+    servers: Vec<Server>,
+    /// The server that answered last; the next walk begins there.
+    at: usize,
+    /// The newest revision seen.
+    revision: Revision,
+    entropy: Arc<dyn Entropy>,
+    /// Given by the operator, to find out about a write whose outcome was unknown. Used for the first write only.
+    request: Option<RequestId>,
+}
+
+impl Client {
+    /// A client of `servers`, tried in their order.
+    pub fn new(servers: Vec<Server>, entropy: Arc<dyn Entropy>, request: Option<RequestId>) -> Self {
+        Self { servers, at: 0, revision: Revision(0), entropy, request }
+    }
+
+    /// The server that answered last.
+    pub fn server(&self) -> String {
+        self.servers.get(self.at).map(Server::to_string).unwrap_or_default()
+    }
+
+    /// Makes the next walk begin at another server than the last one, which broke off.
+    pub fn move_on(&mut self) {
+        self.at = (self.at + 1) % self.servers.len().max(1);
+    }
+
+    /// Reads `path`; `parameters` must be encoded by [`query`].
+    pub async fn get<T: DeserializeOwned>(&mut self, path: &str, parameters: &str) -> Result<Answer<T>, ClientError> {
+        let ask = Ask {
+            method: Method::GET,
+            target: self.target(path, parameters),
+            body: None,
+            request: None,
+            last_event: None,
+        };
+        self.exchange(&ask).await
+    }
+
+    /// Sends `body` to `path`, as one write.
+    pub async fn post<B: Serialize, T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &B,
+    ) -> Result<Answer<T>, ClientError> {
+        self.write(Method::POST, path, body).await
+    }
+
+    /// Puts `body` at `path`, as one write.
+    pub async fn put<B: Serialize, T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &B,
+    ) -> Result<Answer<T>, ClientError> {
+        self.write(Method::PUT, path, body).await
+    }
+
+    /// Opens a stream of server-sent events at `path`. `last_event` is the id of the last one seen, if any.
+    pub async fn events(
+        &mut self,
+        path: &str,
+        parameters: &str,
+        last_event: Option<String>,
+    ) -> Result<sse::Events, ClientError> {
+        let target = self.target(path, parameters);
+        let ask = Ask { method: Method::GET, target, body: None, request: None, last_event };
+        self.walk(&ask, async |server, ask| {
+            let reply = connect::send(server, ask).await?;
+            if reply.is_success() { Ok(sse::Events::new(reply)) } else { Err(refusal(reply).await) }
+        })
+        .await
+    }
+
+    async fn write<B: Serialize, T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: &B,
+    ) -> Result<Answer<T>, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| ClientError::Refused {
+            failure: Failure::new(FailureCode::Invalid, format!("the request cannot be written as JSON: {error}")),
+        })?;
+        let request = self.request.take().unwrap_or_else(|| RequestId::from_bytes(draw(self.entropy.as_ref())));
+        let ask =
+            Ask { method, target: path.to_owned(), body: Some(body.into()), request: Some(request), last_event: None };
+        self.exchange(&ask).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(&mut self, ask: &Ask) -> Result<Answer<T>, ClientError> {
+        let answer: Answer<T> = self
+            .walk(ask, async |server, ask| {
+                let reply = connect::send(server, ask).await?;
+                if !reply.is_success() {
+                    return Err(refusal(reply).await);
+                }
+                let bytes = reply.bytes(ANSWER_BYTES_MAX, ANSWER_TIMEOUT).await?;
+                serde_json::from_slice(&bytes).map_err(|error| AttemptError::Malformed(error.to_string()))
+            })
+            .await?;
+        self.revision = self.revision.max(answer.revision);
+        Ok(answer)
+    }
+
+    fn target(&self, path: &str, parameters: &str) -> String {
+        let mut target = path.to_owned();
+        let revision = if self.revision > Revision(0) { format!("revision={}", self.revision) } else { String::new() };
+        for part in [parameters, &revision] {
+            if !part.is_empty() {
+                target.push(if target.contains('?') { '&' } else { '?' });
+                target.push_str(part);
+            }
+        }
+        target
+    }
+
+    /// Asks one server after the other until one answers, beginning with the one that answered last.
+    async fn walk<R>(
+        &mut self,
+        ask: &Ask,
+        attempt: impl AsyncFn(&Server, &Ask) -> Result<R, AttemptError>,
+    ) -> Result<R, ClientError> {
+        let mut unsure = false;
+        let mut tried: Vec<(String, AttemptError)> = Vec::new();
+        for round in 0..ROUNDS_MAX {
+            tokio::time::sleep(ROUND_PAUSE * round).await;
+            tried.clear();
+            for step in 0..self.servers.len() {
+                let index = (self.at + step) % self.servers.len();
+                let server = &self.servers[index];
+                match attempt(server, ask).await {
+                    Ok(found) => {
+                        self.at = index;
+                        return Ok(found);
+                    }
+                    Err(AttemptError::Refused(failure)) if AttemptError::Refused(failure.clone()).is_final() => {
+                        self.at = index;
+                        return Err(ClientError::Refused { failure });
+                    }
+                    Err(error) => {
+                        unsure |= error.is_unsure();
+                        tried.push((server.to_string(), error));
+                    }
+                }
+            }
+            if !tried.iter().any(|(_, error)| error.is_passing()) {
+                break;
+            }
+        }
+        Err(verdict(tried, ask.request.filter(|_| unsure)))
+    }
+}
+
+/// What to tell the operator when nobody answered. `unsure` names a write that may have happened.
+fn verdict(tried: Vec<(String, AttemptError)>, unsure: Option<RequestId>) -> ClientError {
+    let causes: Vec<(String, String)> = tried
+        .iter()
+        .map(|(server, error)| match error {
+            AttemptError::Unreachable { cause, .. } | AttemptError::Malformed(cause) => (server.clone(), cause.clone()),
+            AttemptError::Refused(failure) => (server.clone(), failure.message.clone()),
+        })
+        .collect();
+    if let Some(request) = unsure {
+        let message = format!(
+            "the outcome is unknown, it may or may not have been written:{}\n\
+             Repeat the same command with --request-id {request} to find out; it is not carried out twice.",
+            list(&causes)
+        );
+        return ClientError::Refused { failure: Failure::new(FailureCode::Unknown, message) };
+    }
+    let refused = tried.iter().find_map(|(_, error)| match error {
+        AttemptError::Refused(failure) => Some(failure.code),
+        AttemptError::Unreachable { .. } | AttemptError::Malformed(_) => None,
+    });
+    if let Some(code) = refused {
+        let message = match tried.as_slice() {
+            [(_, AttemptError::Refused(failure))] => failure.message.clone(),
+            _ => format!("no master could do it:{}", list(&causes)),
+        };
+        return ClientError::Refused { failure: Failure::new(code, message) };
+    }
+    if let [(server, AttemptError::Malformed(cause))] = tried.as_slice() {
+        return ClientError::Malformed { server: server.clone(), cause: cause.clone() };
+    }
+    let forbidden = |error: &AttemptError| matches!(error, AttemptError::Unreachable { forbidden: true, .. });
+    if !tried.is_empty() && tried.iter().all(|(_, error)| forbidden(error)) {
+        return ClientError::Forbidden { tried: causes };
+    }
+    ClientError::Unreachable { tried: causes }
+}
+
+/// Reads why a master refused.
+async fn refusal(reply: Reply) -> AttemptError {
+    /// Longest refusal, in bytes: sentences.
+    const REFUSAL_BYTES_MAX: usize = 256 * 1024;
+    let status = reply.status();
+    let bytes = match reply.bytes(REFUSAL_BYTES_MAX, ANSWER_TIMEOUT).await {
+        Ok(bytes) => bytes,
+        Err(error) => return error,
+    };
+    match serde_json::from_slice::<FailureBody>(&bytes) {
+        Ok(body) => AttemptError::Refused(body.error),
+        Err(_) => {
+            let text: String = String::from_utf8_lossy(&bytes).chars().take(200).collect();
+            AttemptError::Malformed(format!("HTTP status {status}, {:?}", text.trim()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unreachable(sent: bool) -> AttemptError {
+        AttemptError::Unreachable { cause: "connection refused".into(), sent, forbidden: false }
+    }
+
+    fn refused(code: FailureCode) -> AttemptError {
+        AttemptError::Refused(Failure::new(code, "no quorum: 1 of 3 masters answers"))
+    }
+
+    fn told(tried: Vec<AttemptError>, unsure: bool) -> ClientError {
+        let named = tried.into_iter().enumerate().map(|(n, error)| (format!("unix:///m{n}"), error)).collect();
+        verdict(named, unsure.then(|| RequestId::from_bytes([7; 16])))
+    }
+
+    #[test]
+    fn the_verdict_is_the_worst_that_is_certain() {
+        let all_down = told(vec![unreachable(false), unreachable(false)], false);
+        assert!(matches!(&all_down, ClientError::Unreachable { tried } if tried.len() == 2), "{all_down}");
+        assert!(all_down.to_string().contains("unix:///m1: connection refused"), "{all_down}");
+
+        let no_quorum = told(vec![unreachable(false), refused(FailureCode::NoQuorum)], false);
+        let ClientError::Refused { failure } = &no_quorum else { panic!("{no_quorum}") };
+        assert_eq!(failure.code, FailureCode::NoQuorum);
+        assert!(failure.message.contains("1 of 3 masters answers"), "{no_quorum}");
+
+        let unknown = told(vec![unreachable(true), refused(FailureCode::NoQuorum)], true);
+        let ClientError::Refused { failure } = &unknown else { panic!("{unknown}") };
+        assert_eq!(failure.code, FailureCode::Unknown);
+        assert!(failure.message.contains(&format!("--request-id {}", "07".repeat(16))), "{unknown}");
+
+        let locked = AttemptError::Unreachable { cause: "Permission denied".into(), sent: false, forbidden: true };
+        assert!(matches!(told(vec![locked], false), ClientError::Forbidden { .. }));
+    }
+
+    #[test]
+    fn only_what_another_master_can_mend_is_asked_again() {
+        for code in [FailureCode::NoQuorum, FailureCode::Unknown, FailureCode::Busy, FailureCode::Internal] {
+            assert!(!refused(code).is_final(), "{code:?}");
+        }
+        for code in [
+            FailureCode::Invalid,
+            FailureCode::NotFound,
+            FailureCode::NoMatch,
+            FailureCode::Denied,
+            FailureCode::Conflict,
+        ] {
+            assert!(refused(code).is_final(), "{code:?}");
+        }
+        assert!(unreachable(true).is_unsure() && !unreachable(false).is_unsure());
+    }
+}
