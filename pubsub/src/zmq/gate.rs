@@ -73,6 +73,16 @@ impl Default for GateLimits {
     }
 }
 
+/// Raises this process's limit of open files to the most that the system allows, and gives it. For `main`, before anything
+/// is opened; [`GateLimits::default`] goes by it.
+pub fn raise_descriptor_limit() -> std::io::Result<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    setrlimit(Resource::Nofile, raised)?;
+    Ok(limit.maximum.unwrap_or(u64::MAX))
+}
+
 /// Declares counters with their names.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {

@@ -25,7 +25,7 @@ mod stream;
 mod subscribe;
 mod usher;
 
-pub use gate::{GateCounters, GateLimits};
+pub use gate::{GateCounters, GateLimits, raise_descriptor_limit};
 
 use inner::PrivateFolder;
 use saltern_wire::io::{Address, Capability, Fanout, Link, LinkReceiver, Listener, Transport, TransportError};

@@ -41,6 +41,10 @@ pub(super) const PROBE: u8 = b'P';
 /// every subscriber is cut, so that each asks its session what it missed.
 const QUEUE_BYTES_MAX: usize = 128 * FANOUT_FRAME_BYTES_MAX;
 
+/// Most bytes that wait for all subscribers together. Above it, whoever holds more than an equal part is cut: a thousand
+/// stuck subscribers must not take the memory of a master.
+const WAITING_BYTES_MAX: usize = 512 * FANOUT_FRAME_BYTES_MAX;
+
 /// Copies under way between PUB and the ushers; PUB pays about 150 bytes for each.
 const COPIES_MAX: i64 = 64 * 1024;
 
@@ -78,6 +82,8 @@ pub(super) struct Hub {
     pub(super) copies: AtomicI64,
     /// Rung when some were taken.
     pub(super) taken: Notify,
+    /// Bytes that wait for all subscribers together.
+    pub(super) waiting_bytes: AtomicUsize,
     queued_bytes: AtomicUsize,
     /// Frames that were left out; each makes a hole in the numbers.
     left_out: AtomicU64,
@@ -102,6 +108,13 @@ impl Hub {
         }
     }
 
+    /// Whether a subscriber for whom `bytes` wait has to be cut.
+    pub(super) fn is_too_much(&self, bytes: usize) -> bool {
+        let share = WAITING_BYTES_MAX / self.subscribers.load(Relaxed).max(1);
+        let crowded = self.waiting_bytes.load(Relaxed) > WAITING_BYTES_MAX && bytes > share;
+        crowded || bytes > self.limits.subscriber_queue_bytes_max
+    }
+
     /// Forgets a capability whose connection has ended.
     pub(super) fn forget(&self, capability: Capability) {
         self.rights().remove(&capability);
@@ -121,13 +134,17 @@ struct ZmqFanout {
 impl Fanout for ZmqFanout {
     fn publish(&self, frame: Bytes) {
         let len = frame.len();
-        let fits = len <= FANOUT_FRAME_BYTES_MAX && !frame.is_empty();
-        let room = self.hub.queued_bytes.fetch_add(len, Relaxed) + len <= QUEUE_BYTES_MAX;
-        if !fits || !room || self.queue.send(frame).is_err() {
+        if len > FANOUT_FRAME_BYTES_MAX || frame.is_empty() {
+            count(&self.hub.counters.unpublished);
+            tracing::error!(bytes = len, "a frame was not published: its length is no frame's");
+            return;
+        }
+        let queued = self.hub.queued_bytes.fetch_add(len, Relaxed) + len;
+        if queued > QUEUE_BYTES_MAX || self.queue.send(frame).is_err() {
             self.hub.queued_bytes.fetch_sub(len, Relaxed);
             self.hub.left_out.fetch_add(1, Relaxed);
             count(&self.hub.counters.unpublished);
-            tracing::error!(bytes = len, "a frame was not published: it does not fit, or too many are waiting");
+            tracing::error!(bytes = len, "a frame was not published: too many are waiting");
         }
     }
 
@@ -189,6 +206,7 @@ pub(super) async fn fanout(
         given: AtomicU64::new(0),
         copies: AtomicI64::new(0),
         taken: Notify::new(),
+        waiting_bytes: AtomicUsize::new(0),
         queued_bytes: AtomicUsize::new(0),
         left_out: AtomicU64::new(0),
     });

@@ -157,15 +157,26 @@ async fn admit(hub: &Arc<Hub>, outer: &TcpStream) -> Result<Admitted, CutReason>
 }
 
 /// Frames that wait for one subscriber.
-#[derive(Default)]
-struct Queue {
+struct Queue<'a> {
+    hub: &'a Hub,
     frames: VecDeque<Bytes>,
     bytes: usize,
 }
 
-impl Queue {
+impl Drop for Queue<'_> {
+    fn drop(&mut self) {
+        self.hub.waiting_bytes.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+impl<'a> Queue<'a> {
+    fn new(hub: &'a Hub) -> Self {
+        Self { hub, frames: VecDeque::new(), bytes: 0 }
+    }
+
     fn push(&mut self, frame: Bytes) {
         self.bytes += frame.len();
+        self.hub.waiting_bytes.fetch_add(frame.len(), Relaxed);
         // A short frame would keep the whole buffer that it was read into.
         let frame = if frame.len() < FRAME_COPIED_BYTES { Bytes::copy_from_slice(&frame) } else { frame };
         self.frames.push_back(frame);
@@ -180,6 +191,7 @@ impl Queue {
             Err(error) => return Err(error.into()),
         };
         self.bytes -= written;
+        self.hub.waiting_bytes.fetch_sub(written, Relaxed);
         while let Some(frame) = self.frames.front_mut() {
             if written < frame.len() {
                 frame.advance(written);
@@ -199,7 +211,7 @@ impl Queue {
 async fn attend(hub: &Hub, outer: &TcpStream, admitted: Admitted) -> CutReason {
     let Admitted { _ticket, revoked, inner, inner_ahead, joined, mut seat } = admitted;
     let mut frames = FrameReader::resume(&inner, inner_ahead, FANOUT_FRAME_BYTES_MAX);
-    let mut queue = Queue::default();
+    let mut queue = Queue::new(hub);
     queue.push(message(&[]));
     let mut newest = joined;
     let mut header = None;
@@ -232,7 +244,7 @@ async fn attend(hub: &Hub, outer: &TcpStream, admitted: Admitted) -> CutReason {
                 }
                 newest = number;
                 queue.push(frame.raw);
-                if queue.bytes > hub.limits.subscriber_queue_bytes_max {
+                if hub.is_too_much(queue.bytes) {
                     return CutReason::Evicted;
                 }
             }
