@@ -1,0 +1,327 @@
+//! The minions attached to this master, from their handshake to their last word.
+//!
+//! ```text
+//!   Listener ─▶ handshake (so many at a time) ─▶ Attach ─▶ session task ──▶ Roster, Presence
+//!                                                            │  ▲
+//!     publishing ── evict, recheck, offer, rekey ── mailbox ─┘  └─ standing, grant, offers, replies ─▶ minion
+//!     calls ──▶ Inbox, proposals, local reads
+//! ```
+//!
+//! * [`session`] is one session: a reader that decides and a writer that drains a bounded queue.
+//! * [`roster`] knows them all; [`standing`] is what the truth thinks of a key; [`calls`] answers questions.
+//!
+//! **Invariants.** The identity of a session is what its handshake proved. Attaching writes nothing to the log unless the
+//! key is unknown or the minion is a new incarnation. A session obeys the truth as applied here: publishing ends a revoked
+//! one as soon as the entry is applied, before the fan-out gets its next key.
+//!
+//! **It refuses** whoever comes while this master has had no contact to a majority since its start, or none for longer
+//! than the setting `auth_max_stale_seconds`: it could not know of a revocation.
+
+mod calls;
+pub mod roster;
+pub(crate) mod session;
+pub mod standing;
+
+pub use roster::{Counts, Roster};
+
+use crate::inbox::Inbox;
+use crate::presence::Presence;
+use crate::replica::Replica;
+use crate::sessions::roster::Session;
+use crate::sessions::standing::Bucket;
+use saltern_pubsub::publisher::Publisher;
+use saltern_pubsub::serve::{MasterCredentials, ServedSession};
+use saltern_store::StoreError;
+use saltern_wire::crypto::PublicKey;
+use saltern_wire::io::{Address, Io, Link, Listener, TransportError};
+use saltern_wire::limits::HANDSHAKE_TIMEOUT_MS;
+use saltern_wire::session::{Attach, Standing, ToMaster, ToMinion};
+use saltern_wire::{MinionId, Ordinal};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Handshakes under way at one time. At about 0.3 ms of one core each they are done at once; what the bound is for are
+/// peers that say nothing for [`HANDSHAKE_TIMEOUT_MS`].
+const HANDSHAKES_MAX: usize = 512;
+
+/// Sessions of one master: the file descriptors of one process, three a minion, end earlier.
+const SESSIONS_MAX: u64 = 20_000;
+
+/// Unknown keys that are submitted a second: a rack that is switched on, not a flood. Each is an entry of the log.
+const STRANGERS_PER_SECOND: u32 = 200;
+
+/// Unknown keys that may come at once.
+const STRANGERS_BURST: u32 = 500;
+
+/// Grains and incarnations proposed at one time: each is an entry of its own, of up to 256 KiB.
+const FACTS_IN_FLIGHT_MAX: usize = 8;
+
+/// Minions seated and not yet looked at by publishing. Whoever finds no place is found by its sweep.
+const SEATED_MAX: usize = 4096;
+
+/// How long a minion stays away from a master that cannot serve it now, in milliseconds.
+pub(crate) const RETRY_AFTER_MS: u64 = 2_000;
+
+/// What sessions are made of.
+pub struct Parts {
+    /// The truth.
+    pub replica: Arc<dyn Replica>,
+    /// The edges.
+    pub io: Io,
+    /// The fan-out that accepted minions may listen to.
+    pub publisher: SharedPublisher,
+    /// Proves this master.
+    pub credentials: MasterCredentials,
+    /// Where attached minions are shown.
+    pub presence: Presence,
+    /// The way of returns into the log.
+    pub inbox: Inbox,
+}
+
+/// The fan-out, shared between sessions, which admit and revoke, and publishing, which publishes and rekeys. Locked for one
+/// call at a time.
+#[derive(Clone)]
+pub struct SharedPublisher(Arc<Mutex<Publisher>>);
+
+impl SharedPublisher {
+    /// Shares `publisher`.
+    pub fn new(publisher: Publisher) -> Self {
+        Self(Arc::new(Mutex::new(publisher)))
+    }
+
+    /// Locks it for one call.
+    pub fn lock(&self) -> MutexGuard<'_, Publisher> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What every session shares.
+pub(crate) struct Shared {
+    pub(crate) replica: Arc<dyn Replica>,
+    pub(crate) io: Io,
+    pub(crate) publisher: SharedPublisher,
+    pub(crate) presence: Presence,
+    pub(crate) inbox: Inbox,
+    pub(crate) roster: Roster,
+    pub(crate) strangers: Mutex<Bucket>,
+    pub(crate) facts: Semaphore,
+    /// Tells publishing of accepted minions that have just been seated.
+    pub(crate) seated: mpsc::Sender<Ordinal>,
+    credentials: MasterCredentials,
+    contact: AtomicBool,
+    next: AtomicU64,
+}
+
+/// The sessions of this master. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions {
+    shared: Arc<Shared>,
+    address: Address,
+    /// For publishing, which takes it once.
+    seated: Arc<Mutex<Option<mpsc::Receiver<Ordinal>>>>,
+}
+
+impl Sessions {
+    /// Accepts minions on `listener` until `cancel`, which also ends every session. Tasks are tracked by `tasks`.
+    pub fn start(parts: Parts, listener: Box<dyn Listener>, tasks: &TaskTracker, cancel: CancellationToken) -> Self {
+        let Parts { replica, io, publisher, credentials, presence, inbox } = parts;
+        let (seated, seated_waiting) = mpsc::channel(SEATED_MAX);
+        let strangers = Bucket::new(STRANGERS_PER_SECOND, STRANGERS_BURST, io.clock.monotonic());
+        let shared = Arc::new(Shared {
+            contact: AtomicBool::new(replica.quorum().fresh),
+            replica,
+            io,
+            publisher,
+            presence,
+            inbox,
+            roster: Roster::default(),
+            strangers: Mutex::new(strangers),
+            facts: Semaphore::new(FACTS_IN_FLIGHT_MAX),
+            seated,
+            credentials,
+            next: AtomicU64::new(1),
+        });
+        let seated = Arc::new(Mutex::new(Some(seated_waiting)));
+        let sessions = Self { shared: Arc::clone(&shared), address: listener.address(), seated };
+        tasks.spawn(accept(shared, listener, tasks.clone(), cancel));
+        sessions
+    }
+
+    /// Where they are accepted.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// All sessions.
+    pub fn roster(&self) -> &Roster {
+        &self.shared.roster
+    }
+
+    /// Numbers of accepted minions that have just been seated and are to be offered their open jobs. For one taker.
+    pub(crate) fn take_seated(&self) -> Option<mpsc::Receiver<Ordinal>> {
+        self.seated.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Remembers that this master has contact to a majority: without any since its start, nobody may attach.
+    pub fn note_contact(&self) {
+        self.shared.contact.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the session of `key` at once with these last words, withdraws its right to the fan-out and its seat.
+    pub fn evict(&self, key: &PublicKey, last: Vec<ToMinion>) -> bool {
+        let evicted = self.shared.roster.evict(key, last);
+        if let Some(session) = &evicted {
+            self.shared.release(session);
+        }
+        evicted.is_some()
+    }
+
+    /// The standing of `key` may have changed.
+    pub fn recheck(&self, key: &PublicKey) {
+        if let Some(session) = self.shared.roster.get(key) {
+            session.mailbox.recheck.notify_one();
+        }
+    }
+
+    /// Holds every session against the truth: whoever must not stay is evicted before this returns, the others look again.
+    pub fn verify_all(&self) {
+        for session in self.shared.roster.list() {
+            let standing = match self.shared.standing(&session.minion, &session.public_key) {
+                Ok(standing) => standing,
+                Err(error) => {
+                    tracing::error!(minion = %session.minion, %error, "a key cannot be read");
+                    continue;
+                }
+            };
+            // A key that the truth does not hold may be on its way there, unless it was accepted before.
+            let missing = session.seat.map(|_| Standing::Deleted);
+            match standing.or(missing).filter(|standing| standing::farewell(*standing).is_some()) {
+                Some(standing) => _ = self.evict(&session.public_key, session::last_words(standing)),
+                None => session.mailbox.recheck.notify_one(),
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// What the truth thinks of `key` under the id `minion`; `None` if it has never seen it there.
+    pub(crate) fn standing(&self, minion: &MinionId, key: &PublicKey) -> Result<Option<Standing>, StoreError> {
+        let state = self.replica.state();
+        if let Some(standing) = state.key(minion).and_then(|record| standing::judge(&[record], key)) {
+            return Ok(Some(standing));
+        }
+        Ok(standing::judge(&state.denied_of(minion)?, key))
+    }
+
+    /// Takes back what a session held that is no longer in the roster.
+    pub(crate) fn release(&self, session: &Session) {
+        if let Some(seat) = session.seat {
+            self.publisher.lock().revoke(seat.capability);
+        }
+        if session.shown {
+            self.presence.detach(&session.minion, self.replica.now());
+        }
+    }
+
+    /// Why nobody may attach now, for people; `None` if minions may.
+    fn closed(&self) -> Option<String> {
+        let quorum = self.replica.quorum();
+        if quorum.fresh {
+            self.contact.store(true, Ordering::Relaxed);
+        } else if !self.contact.load(Ordering::Relaxed) {
+            return Some("this master has had no contact to a majority since its start".into());
+        }
+        let limit_s = self.replica.state().settings().auth_max_stale_seconds;
+        let stale_ms = quorum.stale_ms.unwrap_or(0);
+        if stale_ms > limit_s.saturating_mul(1000) {
+            return Some(format!(
+                "this master lost contact to a majority {} s ago, the limit is {limit_s} s",
+                stale_ms / 1000
+            ));
+        }
+        (self.roster.counts().attached >= SESSIONS_MAX).then(|| format!("this master has its {SESSIONS_MAX} sessions"))
+    }
+}
+
+/// The accept loop.
+async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, tasks: TaskTracker, cancel: CancellationToken) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let accepted = tokio::select! {
+            () = cancel.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let link = match accepted {
+            Ok(link) => link,
+            Err(error) => {
+                tracing::error!(%error, "the listener for minions is gone: this master takes no new sessions");
+                return;
+            }
+        };
+        let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
+            // Dropped before any cryptography; the minion's back-off brings it again.
+            tracing::debug!(peer = %link.peer, "too many handshakes are under way");
+            continue;
+        };
+        tasks.spawn(attend(Arc::clone(&shared), link, permit, cancel.child_token()));
+    }
+}
+
+/// One link, from handshake to end.
+async fn attend(shared: Arc<Shared>, link: Link, permit: OwnedSemaphorePermit, ended: CancellationToken) {
+    let peer = link.peer.clone();
+    let opened = tokio::select! {
+        () = ended.cancelled() => return,
+        opened = open(&shared, link) => opened,
+    };
+    drop(permit);
+    match opened {
+        Ok((served, attach)) => {
+            if let Some(reason) = shared.closed() {
+                tracing::info!(minion = %served.minion, %peer, %reason, "a minion may not attach");
+                session::dismiss(served, reason).await;
+                return;
+            }
+            let id = roster::SessionId(shared.next.fetch_add(1, Ordering::Relaxed));
+            session::run(shared, served, attach, id, ended).await;
+        }
+        Err(error) => tracing::info!(%peer, %error, "no session came to be"),
+    }
+}
+
+/// Why a link brought no session.
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    /// The handshake failed.
+    #[error(transparent)]
+    Session(#[from] saltern_pubsub::channel::SessionError),
+    /// The first message was late.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The first message was another.
+    #[error("the first message of {peer} was no attach")]
+    NotAttached {
+        /// The other end's address.
+        peer: String,
+    },
+}
+
+/// Handshake and first message, each under its limit.
+async fn open(shared: &Shared, link: Link) -> Result<(ServedSession, Attach), OpenError> {
+    let within = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+    let peer = link.peer.clone();
+    let mut served = ServedSession::accept(link, &shared.credentials, shared.io.entropy.as_ref(), within).await?;
+    match tokio::time::timeout(within, served.receiver.recv()).await {
+        Ok(Ok(ToMaster::Attach(attach))) => Ok((served, attach)),
+        Ok(Ok(ToMaster::Ping { .. } | ToMaster::Call { .. })) => Err(OpenError::NotAttached { peer }),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(TransportError::TimedOut { peer, after_ms: HANDSHAKE_TIMEOUT_MS }.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

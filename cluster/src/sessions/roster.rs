@@ -1,0 +1,330 @@
+//! The sessions of this master, by public key.
+//!
+//! Sessions are known by the key that their handshake proved, not by the id it claims: a stranger who claims a minion's id
+//! never meets that minion's session.
+//!
+//! **Invariants.** At most one session a key: a second one ends the first. A capability and a place among the accepted are
+//! given together and taken together. A session that has been ended is sent nothing but its farewell, so that whoever was
+//! revoked never receives the fan-out key that follows: *end, then rekey* is the order in which publishing calls.
+//!
+//! One lock, held for the length of one decision and never across an await.
+
+use roaring::RoaringBitmap;
+use saltern_wire::crypto::PublicKey;
+use saltern_wire::io::Capability;
+use saltern_wire::session::ToMinion;
+use saltern_wire::{LogicalTime, MinionId, Ordinal};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// Most messages that wait for one minion. A minion that drains nothing is ended long before the memory is felt: messages
+/// are shared between sessions.
+pub const QUEUE_MAX: usize = 512;
+
+/// Places in a queue that offers leave to everything else, so that a burst of jobs never ends a session.
+const QUEUE_RESERVE: usize = QUEUE_MAX / 4;
+
+/// Names one session of this boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// How others reach a session's task.
+#[derive(Clone)]
+pub struct Mailbox {
+    queue: mpsc::Sender<Arc<ToMinion>>,
+    /// The minion's standing may have changed: look again.
+    pub recheck: Arc<Notify>,
+    ended: CancellationToken,
+    farewell: Arc<OnceLock<Vec<ToMinion>>>,
+}
+
+impl Mailbox {
+    /// A mailbox and the end that the session's writer drains. `ended` is cancelled when the session is to end.
+    pub fn new(ended: CancellationToken) -> (Self, mpsc::Receiver<Arc<ToMinion>>) {
+        let (queue, drain) = mpsc::channel(QUEUE_MAX);
+        (Self { queue, recheck: Arc::default(), ended, farewell: Arc::default() }, drain)
+    }
+
+    /// Queues a message that must arrive; a full queue ends the session.
+    pub fn push(&self, message: Arc<ToMinion>) {
+        if self.ended.is_cancelled() {
+            return;
+        }
+        if self.queue.try_send(message).is_err() {
+            self.end(vec![ToMinion::Bye {
+                reason: "the minion does not read what it is sent".into(),
+                retry_after_ms: 0,
+            }]);
+        }
+    }
+
+    /// Queues an offer if there is room; says whether there was. One that is lost is offered again by the sweep.
+    pub fn offer(&self, offer: Arc<ToMinion>) -> bool {
+        !self.ended.is_cancelled() && self.queue.capacity() > QUEUE_RESERVE && self.queue.try_send(offer).is_ok()
+    }
+
+    /// Ends the session with these last words. The first to end it chooses them.
+    pub fn end(&self, last: Vec<ToMinion>) {
+        let _ = self.farewell.set(last);
+        self.ended.cancel();
+    }
+
+    /// Whether the session is to end.
+    pub fn is_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    /// Waits until the session is to end.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    /// The last words, if somebody chose them.
+    pub fn last_words(&self) -> &[ToMinion] {
+        self.farewell.get().map_or(&[], Vec::as_slice)
+    }
+}
+
+/// What an accepted minion's session holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seat {
+    /// The minion's number.
+    pub ordinal: Ordinal,
+    /// Opens the gate of the fan-out.
+    pub capability: Capability,
+    /// When it was given, monotonic: for a moment the minion cannot have subscribed yet.
+    pub given: Duration,
+    /// When the truth first heard of this incarnation: jobs opened before are not for it.
+    pub enrolled: LogicalTime,
+}
+
+/// One session.
+#[derive(Clone)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// Whom the key claims to be.
+    pub minion: MinionId,
+    /// The key that the handshake proved.
+    pub public_key: PublicKey,
+    /// The minion's program version.
+    pub version: String,
+    /// Since when, in the truth's time.
+    pub since: LogicalTime,
+    /// What it holds if it is accepted.
+    pub seat: Option<Seat>,
+    /// Whether presence shows a seat for this key: its own, or one that it took over.
+    pub shown: bool,
+    /// The way to its task.
+    pub mailbox: Mailbox,
+}
+
+#[derive(Default)]
+struct Book {
+    by_key: BTreeMap<PublicKey, Session>,
+    accepted: BTreeMap<u32, PublicKey>,
+    ordinals: RoaringBitmap,
+}
+
+/// How many sessions there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// All sessions.
+    pub attached: u64,
+    /// Those of accepted minions.
+    pub accepted: u64,
+}
+
+/// All sessions of this master. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Roster {
+    book: Arc<Mutex<Book>>,
+}
+
+impl Roster {
+    /// A new session. One that the same key had is ended with a word to stay away for `retry_after_ms`, and returned.
+    pub fn insert(&self, mut session: Session, retry_after_ms: u64) -> Option<Session> {
+        let mut book = self.lock();
+        let replaced = book.take(&session.public_key);
+        if let Some(old) = &replaced {
+            session.shown = old.shown;
+            let reason = format!("{} attached again: the newer session stays", old.minion);
+            old.mailbox.end(vec![ToMinion::Bye { reason, retry_after_ms }]);
+        }
+        book.by_key.insert(session.public_key, session);
+        replaced
+    }
+
+    /// The session is accepted from now on; false if it is no longer the one of its key, or has been ended.
+    pub fn accept(&self, key: &PublicKey, id: SessionId, seat: Seat) -> bool {
+        let mut book = self.lock();
+        let Some(session) = book.by_key.get_mut(key).filter(|session| session.id == id) else { return false };
+        if session.mailbox.is_ended() {
+            return false;
+        }
+        session.seat = Some(seat);
+        session.shown = true;
+        book.accepted.insert(seat.ordinal.0, *key);
+        book.ordinals.insert(seat.ordinal.0);
+        true
+    }
+
+    /// The session is over; `None` if it is no longer the one of its key.
+    pub fn remove(&self, key: &PublicKey, id: SessionId) -> Option<Session> {
+        let mut book = self.lock();
+        book.by_key.get(key).filter(|session| session.id == id)?;
+        book.take(key)
+    }
+
+    /// Ends the session of `key` with these last words and forgets it at once.
+    pub fn evict(&self, key: &PublicKey, last: Vec<ToMinion>) -> Option<Session> {
+        let session = self.lock().take(key)?;
+        session.mailbox.end(last);
+        Some(session)
+    }
+
+    /// The session of `key`.
+    pub fn get(&self, key: &PublicKey) -> Option<Session> {
+        self.lock().by_key.get(key).cloned()
+    }
+
+    /// The numbers of the accepted minions attached here.
+    pub fn ordinals(&self) -> RoaringBitmap {
+        self.lock().ordinals.clone()
+    }
+
+    /// The accepted sessions among `targets`, with their seats.
+    pub fn targeted(&self, targets: &RoaringBitmap) -> Vec<(Seat, Mailbox)> {
+        let book = self.lock();
+        let both = targets & &book.ordinals;
+        let session = |ordinal| book.accepted.get(&ordinal).and_then(|key| book.by_key.get(key));
+        let seated = both.iter().filter_map(session);
+        seated.filter_map(|session| session.seat.map(|seat| (seat, session.mailbox.clone()))).collect()
+    }
+
+    /// The mailboxes of all accepted sessions.
+    pub fn accepted(&self) -> Vec<Mailbox> {
+        let book = self.lock();
+        let sessions = book.accepted.values().filter_map(|key| book.by_key.get(key));
+        sessions.map(|session| session.mailbox.clone()).collect()
+    }
+
+    /// The mailboxes of all sessions.
+    pub fn everyone(&self) -> Vec<Mailbox> {
+        self.lock().by_key.values().map(|session| session.mailbox.clone()).collect()
+    }
+
+    /// All sessions, by key.
+    pub fn list(&self) -> Vec<Session> {
+        self.lock().by_key.values().cloned().collect()
+    }
+
+    /// How many there are.
+    pub fn counts(&self) -> Counts {
+        let book = self.lock();
+        let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
+        Counts { attached: count(book.by_key.len()), accepted: count(book.accepted.len()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Book {
+    fn take(&mut self, key: &PublicKey) -> Option<Session> {
+        let session = self.by_key.remove(key)?;
+        if let Some(seat) = session.seat
+            && self.accepted.get(&seat.ordinal.0) == Some(key)
+        {
+            self.accepted.remove(&seat.ordinal.0);
+            self.ordinals.remove(seat.ordinal.0);
+        }
+        Some(session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(key: u8, id: u64) -> (Session, mpsc::Receiver<Arc<ToMinion>>) {
+        let (mailbox, drain) = Mailbox::new(CancellationToken::new());
+        let session = Session {
+            id: SessionId(id),
+            minion: MinionId::new("web-1").expect("an id"),
+            public_key: PublicKey([key; 32]),
+            version: "1".into(),
+            since: LogicalTime::ZERO,
+            seat: None,
+            shown: false,
+            mailbox,
+        };
+        (session, drain)
+    }
+
+    fn seat(ordinal: u32) -> Seat {
+        Seat {
+            ordinal: Ordinal(ordinal),
+            capability: Capability([0; 16]),
+            given: Duration::ZERO,
+            enrolled: LogicalTime::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_newer_session_of_a_key_stays_and_the_older_one_cannot_undo_it() {
+        let roster = Roster::default();
+        let (first, _drain) = session(1, 1);
+        let old = first.mailbox.clone();
+        assert!(roster.insert(first, 0).is_none());
+        assert!(roster.accept(&PublicKey([1; 32]), SessionId(1), seat(7)));
+        let (second, _drain) = session(1, 2);
+        let replaced = roster.insert(second, 5).expect("the first");
+        assert_eq!((replaced.id, replaced.seat), (SessionId(1), Some(seat(7))));
+        assert!(old.is_ended());
+        assert!(matches!(old.last_words(), [ToMinion::Bye { retry_after_ms: 5, .. }]));
+        assert!(roster.remove(&PublicKey([1; 32]), SessionId(1)).is_none(), "it is not the one of its key any more");
+        assert!(!roster.accept(&PublicKey([1; 32]), SessionId(1), seat(7)));
+        assert_eq!(roster.counts(), Counts { attached: 1, accepted: 0 });
+        assert!(roster.remove(&PublicKey([1; 32]), SessionId(2)).expect("the second").shown, "it took the seat over");
+    }
+
+    #[test]
+    fn a_stranger_with_the_same_id_meets_nobody() {
+        let roster = Roster::default();
+        let (real, _drain) = session(1, 1);
+        let mailbox = real.mailbox.clone();
+        roster.insert(real, 0);
+        let (stranger, _drain) = session(2, 2);
+        assert!(roster.insert(stranger, 0).is_none());
+        assert!(!mailbox.is_ended());
+    }
+
+    #[test]
+    fn a_burst_of_offers_leaves_room_and_a_full_queue_ends_the_session() {
+        let (session, _drain) = session(1, 1);
+        let message = Arc::new(ToMinion::Pong { sequence: 1, quorum: true });
+        let offered = (0..QUEUE_MAX * 2).filter(|_| session.mailbox.offer(Arc::clone(&message))).count();
+        assert_eq!(offered, QUEUE_MAX - QUEUE_RESERVE);
+        for _ in 0..QUEUE_RESERVE {
+            session.mailbox.push(Arc::clone(&message));
+        }
+        assert!(!session.mailbox.is_ended());
+        session.mailbox.push(message);
+        assert!(session.mailbox.is_ended());
+    }
+
+    #[test]
+    fn an_ended_session_is_not_accepted_any_more() {
+        let roster = Roster::default();
+        let (first, _drain) = session(1, 1);
+        first.mailbox.end(Vec::new());
+        roster.insert(first, 0);
+        assert!(!roster.accept(&PublicKey([1; 32]), SessionId(1), seat(7)));
+        assert!(roster.targeted(&RoaringBitmap::from_iter([7])).is_empty());
+    }
+}

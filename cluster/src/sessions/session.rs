@@ -1,0 +1,393 @@
+//! One session: a reader that decides, and a writer that drains a bounded queue. Both in one task, both ended together.
+//!
+//! ```text
+//!   look ─▶ unknown ─▶ submit the key ─▶ look
+//!        ─▶ pending ─▶ (only pings) … recheck ─▶ look
+//!        ─▶ accepted ─▶ settle the incarnation ─▶ seat ─▶ look again ─▶ grant ─▶ open jobs
+//!        ─▶ rejected, denied, deleted ─▶ last words
+//! ```
+//!
+//! **Invariants.** The reader alone decides the standing, from the truth, whenever somebody says that it may have changed.
+//! The grant follows a second look after the seat was taken: whoever is revoked in between is either seen by that look or
+//! found in the roster by the one who revokes. A minion that is not accepted gets answers to pings and nothing else.
+
+use crate::inbox::{settle, unreadable};
+use crate::sessions::calls::{Caller, carry_out, report_facts};
+use crate::sessions::roster::{Mailbox, Seat, Session, SessionId};
+use crate::sessions::standing::farewell;
+use crate::sessions::{RETRY_AFTER_MS, Shared};
+use crate::truth::Lane;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use saltern_pubsub::serve::{ServedReceiver, ServedSender, ServedSession};
+use saltern_store::command::{Command, KeyCommand};
+use saltern_wire::crypto::PublicKey;
+use saltern_wire::io::Address;
+use saltern_wire::session::{Attach, Call, Grant, Refusal, Standing, ToMaster, ToMinion};
+use saltern_wire::{LogicalTime, MinionId, Ordinal};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// A minion that says nothing for so long is gone: four of its pings.
+const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// How long one message may take to leave. The transport's queue is full for that long when the minion does not read.
+const SEND_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long the last words may take.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Calls of one session under way at one time; a minion that drains its outbox needs a few.
+const CALLS_IN_FLIGHT_MAX: usize = 64;
+
+/// Longest time that a call may take, whatever the minion says it waits.
+const CALL_DEADLINE_MS_MAX: u64 = 60_000;
+
+/// How long a session that was replaced by one of the same key stays away: two processes under one identity would otherwise
+/// evict each other without end.
+const REPLACED_RETRY_AFTER_MS: u64 = 30_000;
+
+/// Pause before what a missing quorum prevented is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Tells a minion that it may not attach.
+pub(crate) async fn dismiss(mut served: ServedSession, reason: String) {
+    let bye = ToMinion::Bye { reason, retry_after_ms: RETRY_AFTER_MS };
+    // Whether it hears is its own affair: the link is closed either way.
+    let _ = tokio::time::timeout(LAST_WORDS_WITHIN, served.sender.send(&bye)).await;
+}
+
+/// Serves one minion until it leaves or `ended` is cancelled.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    served: ServedSession,
+    attach: Attach,
+    id: SessionId,
+    ended: CancellationToken,
+) {
+    let ServedSession { minion, public_key, sender, receiver } = served;
+    let (mailbox, drain) = Mailbox::new(ended);
+    let session = Session {
+        id,
+        minion: minion.clone(),
+        public_key,
+        version: attach.version.clone(),
+        since: shared.replica.now(),
+        seat: None,
+        shown: false,
+        mailbox: mailbox.clone(),
+    };
+    if let Some(replaced) = shared.roster.insert(session, REPLACED_RETRY_AFTER_MS)
+        && let Some(seat) = replaced.seat
+    {
+        shared.publisher.lock().revoke(seat.capability);
+    }
+    tracing::debug!(%minion, "a minion attached");
+    let who = Arc::new(Who { minion, public_key, id, attach, mailbox, shown: AtomicBool::new(false) });
+    let reader = Reader { shared: &shared, who: &who, told: None, seating: false, work: FuturesUnordered::new() };
+    tokio::join!(write(sender, drain, &who.mailbox), reader.run(receiver));
+    match shared.roster.remove(&who.public_key, id) {
+        Some(session) => shared.release(&session),
+        // Evicted in the middle of being seated: presence may have learned of it after the one who evicts took it out.
+        None if who.shown.load(Ordering::Relaxed) && shared.roster.get(&who.public_key).is_none() => {
+            shared.presence.detach(&who.minion, shared.replica.now());
+        }
+        None => {}
+    }
+    tracing::debug!(minion = %who.minion, "a minion left");
+}
+
+/// Who is at the other end.
+struct Who {
+    minion: MinionId,
+    public_key: PublicKey,
+    id: SessionId,
+    attach: Attach,
+    mailbox: Mailbox,
+    /// Whether presence was told of this session.
+    shown: AtomicBool,
+}
+
+/// Sends what is queued, then the last words.
+async fn write(mut sender: ServedSender, mut drain: mpsc::Receiver<Arc<ToMinion>>, mailbox: &Mailbox) {
+    loop {
+        let message = tokio::select! {
+            biased;
+            () = mailbox.ended() => break,
+            message = drain.recv() => message,
+        };
+        let Some(message) = message else { break };
+        match tokio::time::timeout(SEND_WITHIN, sender.send(&message)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(saltern_pubsub::channel::SessionError::Large { len, max, .. })) => {
+                tracing::error!(peer = sender.peer(), len, max, "a message is too long for a session and was not sent");
+            }
+            Ok(Err(_)) | Err(_) => {
+                mailbox.end(Vec::new());
+                return;
+            }
+        }
+    }
+    let stopping = [ToMinion::Bye { reason: "this master ends the session".into(), retry_after_ms: RETRY_AFTER_MS }];
+    let last = match mailbox.last_words() {
+        [] => &stopping,
+        chosen => chosen,
+    };
+    for message in last {
+        match tokio::time::timeout(LAST_WORDS_WITHIN, sender.send(message)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
+}
+
+/// What a piece of work under way came to.
+enum Done {
+    /// A call was answered, or its deadline passed.
+    Called,
+    /// The key was submitted, or could not be.
+    Submitted(Result<(), Refusal>),
+    /// The minion has its seat and its offers, or has to wait.
+    Seated(Result<(), Refusal>),
+}
+
+/// The deciding half.
+struct Reader<'a> {
+    shared: &'a Arc<Shared>,
+    who: &'a Arc<Who>,
+    /// The standing that the minion was last told.
+    told: Option<Standing>,
+    /// Whether a seat is being prepared, or was given.
+    seating: bool,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+}
+
+impl Reader<'_> {
+    async fn run(mut self, mut receiver: ServedReceiver) {
+        let mut silence = pin!(tokio::time::sleep(SILENCE_MAX));
+        self.look();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.who.mailbox.ended() => return,
+                () = self.who.mailbox.recheck.notified() => self.look(),
+                Some(done) = self.work.next() => self.handle_done(done),
+                received = receiver.recv() => match received {
+                    Ok(message) => {
+                        silence.set(tokio::time::sleep(SILENCE_MAX));
+                        self.handle_message(message);
+                    }
+                    Err(error) => {
+                        tracing::debug!(minion = %self.who.minion, %error, "a session is over");
+                        return self.who.mailbox.end(Vec::new());
+                    }
+                },
+                () = &mut silence => {
+                    tracing::info!(minion = %self.who.minion, "a minion has been silent for {SILENCE_MAX:?}");
+                    return self.end("silent for too long", 0);
+                }
+            }
+        }
+    }
+
+    fn end(&self, reason: &str, retry_after_ms: u64) {
+        self.who.mailbox.end(vec![ToMinion::Bye { reason: reason.into(), retry_after_ms }]);
+    }
+
+    /// Decides the standing anew, tells it if it changed, and starts what follows from it.
+    fn look(&mut self) {
+        let standing = match self.shared.standing(&self.who.minion, &self.who.public_key) {
+            Ok(standing) => standing,
+            Err(error) => {
+                tracing::error!(minion = %self.who.minion, %error, "a key cannot be read");
+                return self.end("this master cannot read its tables", RETRY_AFTER_MS);
+            }
+        };
+        let Some(standing) = standing else {
+            return if self.told.is_some() { self.dismiss(Standing::Deleted) } else { self.submit() };
+        };
+        if farewell(standing).is_some() {
+            return self.dismiss(standing);
+        }
+        if self.told != Some(standing) {
+            self.told = Some(standing);
+            self.who.mailbox.push(Arc::new(ToMinion::Standing(standing)));
+        }
+        if let Standing::Accepted { ordinal } = standing
+            && !self.seating
+        {
+            self.seating = true;
+            let (shared, who) = (Arc::clone(self.shared), Arc::clone(self.who));
+            self.work.push(async move { Done::Seated(seat(&shared, &who, ordinal).await) }.boxed());
+        }
+    }
+
+    fn dismiss(&self, standing: Standing) {
+        tracing::info!(minion = %self.who.minion, ?standing, "a session ends with its key");
+        leave(self.shared, self.who, standing);
+    }
+
+    /// Shows the truth a key that it does not hold.
+    fn submit(&mut self) {
+        let now = self.shared.io.clock.monotonic();
+        let may = self.shared.strangers.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        if !may {
+            return self.end("too many new keys at once", RETRY_AFTER_MS);
+        }
+        let (shared, who) = (Arc::clone(self.shared), Arc::clone(self.who));
+        let submit = async move {
+            let key = KeyCommand::Submit { minion: who.minion.clone(), public_key: who.public_key };
+            settle(shared.replica.propose(Lane::Control, Command::Key(key), None).await).map(|_| ())
+        };
+        self.work.push(submit.map(Done::Submitted).boxed());
+    }
+
+    fn handle_done(&mut self, done: Done) {
+        match done {
+            Done::Called => {}
+            Done::Submitted(Ok(())) => {
+                // Only now is it held that the truth knows the key: not finding it from here on means that it was deleted.
+                self.told = self.told.or(Some(Standing::Deleted));
+                self.look();
+            }
+            Done::Submitted(Err(refusal)) => {
+                self.end(&format!("the key cannot be submitted: {refusal}"), RETRY_AFTER_MS)
+            }
+            Done::Seated(Ok(())) => {}
+            Done::Seated(Err(refusal)) => {
+                tracing::info!(minion = %self.who.minion, %refusal, "an accepted minion waits for its seat");
+                self.seating = false;
+                let recheck = Arc::clone(&self.who.mailbox.recheck);
+                let again = async move {
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                    recheck.notify_one();
+                    Done::Called
+                };
+                self.work.push(again.boxed());
+            }
+        }
+    }
+
+    fn handle_message(&mut self, message: ToMaster) {
+        match message {
+            ToMaster::Ping { sequence } => {
+                let quorum = self.shared.replica.quorum().fresh;
+                self.who.mailbox.push(Arc::new(ToMinion::Pong { sequence, quorum }));
+            }
+            ToMaster::Call { sequence, deadline_ms, call } => self.handle_call(sequence, deadline_ms, call),
+            ToMaster::Attach(_) => self.end("a session attaches once", RETRY_AFTER_MS),
+        }
+    }
+
+    fn handle_call(&mut self, sequence: u64, deadline_ms: u64, call: Call) {
+        let revision = self.shared.replica.revision();
+        let refuse = |refusal| {
+            self.who.mailbox.push(Arc::new(ToMinion::Reply { sequence, revision, result: Err(refusal) }));
+        };
+        let Some(Standing::Accepted { ordinal }) = self.told else { return refuse(Refusal::NotAccepted) };
+        if self.work.len() >= CALLS_IN_FLIGHT_MAX {
+            return refuse(Refusal::Busy { retry_after_ms: RETRY_AFTER_MS });
+        }
+        let (shared, who) = (Arc::clone(self.shared), Arc::clone(self.who));
+        let within = Duration::from_millis(deadline_ms.min(CALL_DEADLINE_MS_MAX));
+        let answer = async move {
+            let caller = Caller {
+                minion: &who.minion,
+                ordinal,
+                incarnation: who.attach.incarnation,
+                version: &who.attach.version,
+            };
+            // A call whose deadline passes is dropped where it stands: the minion no longer waits for its reply.
+            if let Ok(outcome) = tokio::time::timeout(within, carry_out(&shared, &caller, call)).await {
+                let (result, revision) = match outcome {
+                    Ok((answer, revision)) => (Ok(answer), revision),
+                    Err(refusal) => (Err(refusal), shared.replica.revision()),
+                };
+                who.mailbox.push(Arc::new(ToMinion::Reply { sequence, revision, result }));
+            }
+            Done::Called
+        };
+        self.work.push(answer.boxed());
+    }
+}
+
+/// Ends the session for its key's sake, and takes its seat at once.
+fn leave(shared: &Shared, who: &Who, standing: Standing) {
+    who.mailbox.end(last_words(standing));
+    if let Some(session) = shared.roster.remove(&who.public_key, who.id) {
+        shared.release(&session);
+    }
+}
+
+/// What a session with this standing hears last.
+pub(crate) fn last_words(standing: Standing) -> Vec<ToMinion> {
+    let reason = farewell(standing).unwrap_or("the session is over").to_owned();
+    vec![ToMinion::Standing(standing), ToMinion::Bye { reason, retry_after_ms: RETRY_AFTER_MS }]
+}
+
+/// Gives an accepted minion everything that it works with.
+async fn seat(shared: &Shared, who: &Who, ordinal: Ordinal) -> Result<(), Refusal> {
+    let enrolled = settle_incarnation(shared, who, ordinal).await?;
+    let capability = shared.publisher.lock().admit();
+    let given = shared.io.clock.monotonic();
+    let seat = Seat { ordinal, capability, given, enrolled };
+    if !shared.roster.accept(&who.public_key, who.id, seat) {
+        // Replaced or ended meanwhile: nobody will use it.
+        shared.publisher.lock().revoke(capability);
+        return Ok(());
+    }
+    let standing = shared.standing(&who.minion, &who.public_key).map_err(|error| unreadable(&error))?;
+    if standing != Some(Standing::Accepted { ordinal }) {
+        leave(shared, who, standing.unwrap_or(Standing::Deleted));
+        return Ok(());
+    }
+    who.shown.store(true, Ordering::Relaxed);
+    shared.presence.attach(crate::presence::Seat {
+        minion: who.minion.clone(),
+        ordinal,
+        since: shared.replica.now(),
+        version: who.attach.version.clone(),
+    });
+    tell_directory(shared, who);
+    let address = fanout_address(shared);
+    let key = shared.publisher.lock().key();
+    who.mailbox.push(Arc::new(ToMinion::Grant(Grant { address, capability, key })));
+    // Publishing knows the open jobs. If too many are being seated at once, its sweep finds this one a moment later.
+    let _ = shared.seated.try_send(ordinal);
+    Ok(())
+}
+
+/// Makes sure that the truth knows this incarnation of the minion. A new one is offered only jobs opened after that.
+async fn settle_incarnation(shared: &Shared, who: &Who, ordinal: Ordinal) -> Result<LogicalTime, Refusal> {
+    let held = || shared.replica.state().facts(&who.minion).map_err(|error| unreadable(&error));
+    let before = held()?;
+    if let Some(facts) = before.as_ref().filter(|facts| facts.incarnation == who.attach.incarnation) {
+        return Ok(facts.enrolled);
+    }
+    let caller =
+        Caller { minion: &who.minion, ordinal, incarnation: who.attach.incarnation, version: &who.attach.version };
+    // Its grains follow in a call of its own; until then the old ones are the best there is.
+    report_facts(shared, &caller, before.map(|facts| facts.facts).unwrap_or_default()).await?;
+    held()?.map(|facts| facts.enrolled).ok_or(Refusal::Unknown)
+}
+
+/// Sends the directory if the minion's is older.
+fn tell_directory(shared: &Shared, who: &Who) {
+    let Some(held) = shared.replica.state().directory() else { return };
+    let Ok(directory) = held.peek() else { return };
+    if who.attach.directory.is_none_or(|minions| minions < (directory.generation, directory.version)) {
+        who.mailbox.push(Arc::new(ToMinion::Directory(held)));
+    }
+}
+
+/// Where minions find this master's fan-out: as the directory says, which is what the operator named.
+fn fanout_address(shared: &Shared) -> Address {
+    let directory = shared.replica.state().directory().and_then(|signed| signed.peek().ok());
+    let own = directory.as_ref().and_then(|directory| directory.master(shared.replica.id()));
+    own.map_or_else(|| shared.publisher.lock().address(), |master| master.endpoints.fanout.clone())
+}

@@ -1,0 +1,177 @@
+//! Applied entries and presence as events, in Salt's tags and with Salt's field names.
+//!
+//! An event's revision is the index of the entry that caused it, the same at every master. Presence never enters the log:
+//! its events have revision zero and are what this master noticed.
+
+use crate::presence::{Change, Presence};
+use crate::replica::Replica;
+use futures::Stream;
+use saltern_store::command::Effect;
+use saltern_store::{AppliedEntry, State};
+use saltern_wire::crypto::Signed;
+use saltern_wire::event::Event;
+use saltern_wire::job::{Job, OutcomeKind, ReturnRecord};
+use saltern_wire::key::{KeyRecord, KeyState};
+use saltern_wire::master::{Directory, MasterRecord};
+use saltern_wire::{LogicalTime, MinionId, Ordinal, Revision, Value};
+use serde_json::json;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+struct Source {
+    replica: Arc<dyn Replica>,
+    entries: broadcast::Receiver<Arc<AppliedEntry>>,
+    changes: broadcast::Receiver<Change>,
+    queue: VecDeque<Event>,
+}
+
+/// Everything that happens from now on. A watcher that falls behind is told so by an event `salt/lag` with how many entries
+/// it missed, and goes on with the newest.
+pub fn events(replica: Arc<dyn Replica>, presence: &Presence) -> impl Stream<Item = Event> + Send + 'static {
+    let (entries, changes) = (replica.subscribe(), presence.subscribe());
+    let source = Source { replica, entries, changes, queue: VecDeque::new() };
+    futures::stream::unfold(source, |mut source| async move { source.next().await.map(|event| (event, source)) })
+}
+
+impl Source {
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some(event);
+            }
+            let now = self.replica.now();
+            tokio::select! {
+                entry = self.entries.recv() => match entry {
+                    Ok(entry) => self.queue.extend(of_entry(&entry, self.replica.state())),
+                    Err(RecvError::Lagged(missed)) => self.queue.push_back(lag(missed, now)),
+                    Err(RecvError::Closed) => return None,
+                },
+                change = self.changes.recv() => match change {
+                    Ok(change) => self.queue.extend(of_change(&change, self.replica.now())),
+                    Err(RecvError::Lagged(missed)) => self.queue.push_back(lag(missed, now)),
+                    Err(RecvError::Closed) => return None,
+                },
+            }
+        }
+    }
+}
+
+fn lag(missed: u64, time: LogicalTime) -> Event {
+    Event { tag: "salt/lag".into(), revision: Revision(0), time, data: json!({ "missed": missed }) }
+}
+
+/// The events of one applied entry. `state` gives what an effect only names: functions, operators, ids.
+pub fn of_entry(entry: &AppliedEntry, state: &State) -> Vec<Event> {
+    let mut events = Vec::new();
+    let mut event = |tag: String, mut data: Value| {
+        if let Value::Object(fields) = &mut data {
+            fields.insert("_stamp".into(), json!(entry.time));
+        }
+        events.push(Event { tag, revision: entry.revision, time: entry.time, data });
+    };
+    for effect in &entry.effects {
+        match effect {
+            Effect::Key { record, deleted } => event("salt/key".into(), key_data(record, *deleted)),
+            Effect::JobOpened { job, jid } => {
+                if let Ok(job) = job.peek() {
+                    event(format!("salt/job/{jid}/new"), new_data(&job, state));
+                }
+            }
+            Effect::Returned { record } => {
+                let tag = format!("salt/job/{}/ret/{}", record.jid, record.minion);
+                event(tag, return_data(record, state));
+            }
+            Effect::Facts { minion } => event(format!("salt/minion/{minion}/refresh"), json!({ "id": minion })),
+            Effect::Mine { minion, functions } => {
+                event(format!("salt/mine/{minion}"), json!({ "id": minion, "functions": functions }));
+            }
+            Effect::Directory { directory } => {
+                for (tag, data) in directory_data(directory) {
+                    event(tag, data);
+                }
+            }
+            Effect::Settings { settings } => event("salt/config".into(), json!({ "settings": settings })),
+            Effect::JobDone { jid } => event(format!("salt/job/{jid}/done"), json!({ "jid": jid })),
+            // Steps between these: their ends are told.
+            Effect::JobAccepted { .. } | Effect::Settled { .. } => {}
+        }
+    }
+    events
+}
+
+/// The events of a change of presence, as this master noticed it.
+pub fn of_change(change: &Change, time: LogicalTime) -> Vec<Event> {
+    let event = |tag: String, data: Value| Event { tag, revision: Revision(0), time, data };
+    let data = json!({ "new": change.new, "lost": change.lost, "_stamp": time });
+    let mut events = vec![event("salt/presence/change".into(), data)];
+    for minion in &change.new {
+        let text = format!("Minion {minion} started at {time}");
+        let data = json!({ "id": minion, "cmd": "_minion_event", "pretag": null, "data": text, "_stamp": time });
+        events.push(event(format!("salt/minion/{minion}/start"), data));
+    }
+    events
+}
+
+fn key_data(record: &KeyRecord, deleted: bool) -> Value {
+    let act = match record.state {
+        _ if deleted => "delete",
+        KeyState::Accepted => "accept",
+        KeyState::Pending => "pend",
+        KeyState::Rejected => "reject",
+        KeyState::Denied => "denied",
+    };
+    json!({
+        "id": record.minion,
+        "act": act,
+        "result": !matches!(record.state, KeyState::Denied),
+        "finger": record.fingerprint(),
+        "user": record.decided_by,
+    })
+}
+
+fn new_data(job: &Job, state: &State) -> Value {
+    let mut minions: Vec<MinionId> = job.targets.iter().filter_map(|ordinal| state.name_of(Ordinal(ordinal))).collect();
+    minions.sort();
+    json!({
+        "jid": job.jid,
+        "tgt_type": job.target.kind,
+        "tgt": job.target.expression,
+        "user": job.user,
+        "fun": job.function,
+        "arg": job.arguments,
+        "kwarg": job.keywords,
+        "minions": minions,
+        "missing": [],
+    })
+}
+
+fn return_data(record: &ReturnRecord, state: &State) -> Value {
+    // A return whose job was purged is told without what only the job knew.
+    let job = state.signed_job(&record.jid).ok().flatten().and_then(|signed| signed.peek().ok());
+    let outcome = &record.outcome;
+    json!({
+        "cmd": "_return",
+        "id": record.minion,
+        "success": outcome.success,
+        "return": outcome.value,
+        "retcode": outcome.retcode,
+        "jid": record.jid,
+        "fun": job.as_ref().map(|job| job.function.as_str()),
+        "fun_args": job.as_ref().map(|job| &job.arguments),
+        "user": job.as_ref().map(|job| job.user.as_str()),
+        "interrupted": matches!(outcome.kind, OutcomeKind::Interrupted),
+        "master": record.via,
+    })
+}
+
+fn directory_data(directory: &Signed<Directory>) -> Vec<(String, Value)> {
+    let Ok(directory) = directory.peek() else { return Vec::new() };
+    let version = (directory.generation, directory.version);
+    let data = |master: &MasterRecord| {
+        let data = json!({ "id": master.id, "name": master.name, "state": master.state, "directory": version });
+        (format!("salt/master/{}", master.name), data)
+    };
+    directory.masters.iter().map(data).collect()
+}

@@ -1,0 +1,159 @@
+//! A running job as a stream: what is recorded, then what is applied from now on, `Done` at the end.
+//!
+//! **Invariants.** The subscription begins before the tables are read, so nothing falls between them; what comes twice for
+//! that reason is told once. A minion's return is told once; that it is missing at most once, and never after its return.
+
+use crate::presence::Presence;
+use crate::replica::Replica;
+use crate::watch::view::{directory_of, missing, return_view};
+use futures::Stream;
+use saltern_store::command::Effect;
+use saltern_store::{AppliedEntry, StoreError};
+use saltern_wire::api::JobEvent;
+use saltern_wire::job::{Progress, ReturnRecord};
+use saltern_wire::master::Directory;
+use saltern_wire::{JobId, MinionId, Ordinal, Revision};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+/// What a watcher was told of one minion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Missing,
+    Returned,
+}
+
+struct Follower {
+    replica: Arc<dyn Replica>,
+    presence: Presence,
+    jid: JobId,
+    directory: Option<Directory>,
+    effects: broadcast::Receiver<Arc<AppliedEntry>>,
+    names: BTreeMap<Ordinal, MinionId>,
+    told: BTreeMap<Ordinal, Told>,
+    queue: VecDeque<JobEvent>,
+    done: bool,
+}
+
+/// Follows the job `jid`; `None` if the truth has no such job here.
+pub fn follow(
+    replica: Arc<dyn Replica>,
+    presence: Presence,
+    jid: JobId,
+) -> Result<Option<impl Stream<Item = JobEvent> + Send + 'static>, StoreError> {
+    let effects = replica.subscribe();
+    let mut follower = Follower {
+        replica,
+        presence,
+        jid,
+        directory: None,
+        effects,
+        names: BTreeMap::new(),
+        told: BTreeMap::new(),
+        queue: VecDeque::new(),
+        done: false,
+    };
+    if !follower.replay()? {
+        return Ok(None);
+    }
+    let next = |mut follower: Follower| async move { follower.next().await.map(|event| (event, follower)) };
+    Ok(Some(futures::stream::unfold(follower, next)))
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<JobEvent> {
+        loop {
+            if let Some(event) = self.queue.pop_front() {
+                return Some(event);
+            }
+            if self.done {
+                return None;
+            }
+            match self.effects.recv().await {
+                Ok(entry) => self.handle_entry(&entry),
+                Err(RecvError::Lagged(_)) => match self.replay() {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    Err(error) => {
+                        tracing::error!(jid = %self.jid, %error, "a job cannot be read");
+                        return None;
+                    }
+                },
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Tells what the tables hold and was not told yet. False if the job is not there.
+    fn replay(&mut self) -> Result<bool, StoreError> {
+        let state = Arc::clone(self.replica.state());
+        let revision = self.replica.revision();
+        // Read first: whatever is recorded once the job is done is in the answers read after it.
+        let Some(held) = state.job(&self.jid)? else { return Ok(false) };
+        self.directory = directory_of(&state);
+        let standing = state.progress(&self.jid)?;
+        for record in state.returns(&self.jid)? {
+            self.handle_return(&record);
+        }
+        for (ordinal, minion, progress) in standing {
+            self.names.insert(ordinal, minion);
+            self.handle_settled(ordinal, progress);
+        }
+        if held.done.is_some() {
+            self.finish(revision);
+        }
+        Ok(true)
+    }
+
+    fn handle_entry(&mut self, entry: &AppliedEntry) {
+        for effect in &entry.effects {
+            match effect {
+                Effect::Returned { record } if record.jid == self.jid => self.handle_return(record),
+                Effect::Settled { jid, ordinal, progress } if *jid == self.jid => {
+                    self.handle_settled(*ordinal, *progress);
+                }
+                Effect::JobDone { jid } if *jid == self.jid => self.finish(entry.revision),
+                Effect::Returned { .. }
+                | Effect::Settled { .. }
+                | Effect::JobDone { .. }
+                | Effect::Key { .. }
+                | Effect::JobOpened { .. }
+                | Effect::JobAccepted { .. }
+                | Effect::Facts { .. }
+                | Effect::Mine { .. }
+                | Effect::Directory { .. }
+                | Effect::Settings { .. } => {}
+            }
+        }
+    }
+
+    fn handle_return(&mut self, record: &ReturnRecord) {
+        if self.told.insert(record.ordinal, Told::Returned) != Some(Told::Returned) {
+            let view = return_view(record, self.directory.as_ref());
+            self.queue.push_back(JobEvent::Return { minion: record.minion.clone(), view });
+        }
+    }
+
+    fn handle_settled(&mut self, ordinal: Ordinal, progress: Progress) {
+        match progress {
+            Progress::Expired | Progress::Unreachable => {}
+            Progress::Waiting | Progress::Accepted => return,
+            // Told with the return itself.
+            Progress::Returned | Progress::Failed | Progress::Interrupted => return,
+        }
+        let Some(minion) = self.names.get(&ordinal) else { return };
+        if !self.told.contains_key(&ordinal) {
+            self.told.insert(ordinal, Told::Missing);
+            self.queue.push_back(JobEvent::Missing(missing(minion.clone(), progress, &self.presence)));
+        }
+    }
+
+    fn finish(&mut self, revision: Revision) {
+        if !self.done {
+            self.done = true;
+            self.queue.push_back(JobEvent::Done { revision });
+        }
+    }
+}
