@@ -146,10 +146,9 @@ struct Subscription {
 impl LinkReceiver for Subscription {
     async fn recv(&mut self) -> Result<Bytes, TransportError> {
         if !self.is_over {
-            if let Ok(message) = self.socket.recv().await {
-                if let [frame] = message.into_vec().as_slice() {
-                    return Ok(frame.clone());
-                }
+            let frames = self.socket.recv().await.map(zeromq::ZmqMessage::into_vec);
+            if let Ok([frame]) = frames.as_deref() {
+                return Ok(frame.clone());
             }
             self.is_over = true;
         }
