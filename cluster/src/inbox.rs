@@ -20,7 +20,7 @@ use futures::stream::FuturesUnordered;
 use pile::{Bounds, Pile};
 use roaring::RoaringBitmap;
 use saltern_store::StoreError;
-use saltern_store::command::{Command, JobCommand, MineCommand, Reply};
+use saltern_store::command::{Command, JobCommand, MineCommand, Refused, Reply};
 use saltern_wire::job::{Recorded, ReturnPart};
 use saltern_wire::limits::{RETURN_BATCH_BYTES_MAX, RETURNS_PER_ENTRY_MAX};
 use saltern_wire::mine::MineReport;
@@ -306,7 +306,15 @@ pub fn settle(outcome: Result<Committed, ProposeError>) -> Result<(Reply, Revisi
     let committed = outcome.map_err(|error| refusal_of(&error))?;
     match committed.applied {
         Ok(reply) => Ok((reply, committed.revision)),
-        Err(refused) => Err(Refusal::Invalid(refused.to_string())),
+        // What minions propose names nothing but their own key.
+        Err(Refused::NotFound(_)) => Err(Refusal::NotAccepted),
+        Err(
+            refused @ (Refused::Invalid(_)
+            | Refused::NoTargets
+            | Refused::Conflict(_)
+            | Refused::Limit(_)
+            | Refused::Token(_)),
+        ) => Err(Refusal::Invalid(refused.to_string())),
     }
 }
 

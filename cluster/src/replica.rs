@@ -11,6 +11,7 @@ use saltern_store::command::Command;
 use saltern_store::{AppliedEntry, State};
 use saltern_wire::{LogicalTime, MasterId, RequestId, Revision};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::broadcast;
 
 /// This master's copy of the truth, and the way to change it.
@@ -28,6 +29,8 @@ pub trait Replica: Send + Sync + 'static {
     fn quorum(&self) -> Quorum;
     /// The truth's time, estimated from the last applied entry and this machine's monotonic clock.
     fn now(&self) -> LogicalTime;
+    /// Waits, at most `within`, until everything that was acknowledged anywhere before the call is applied here.
+    async fn confirm(&self, within: Duration) -> Result<Revision, ProposeError>;
     /// Changes the truth; returns after this master has applied the change.
     async fn propose(
         &self,
@@ -61,6 +64,10 @@ impl Replica for Truth {
 
     fn now(&self) -> LogicalTime {
         Truth::now(self)
+    }
+
+    async fn confirm(&self, within: Duration) -> Result<Revision, ProposeError> {
+        Truth::confirm(self, within).await
     }
 
     async fn propose(

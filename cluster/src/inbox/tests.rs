@@ -56,7 +56,13 @@ impl Scene {
     fn entries(&self) -> Vec<(usize, usize)> {
         let returns = self.master.asked().into_iter().filter_map(|command| match command {
             Command::Job(JobCommand::Record { returns }) => Some(returns),
-            _ => None,
+            Command::Tick
+            | Command::Key(_)
+            | Command::Minion(_)
+            | Command::Job(_)
+            | Command::Mine(_)
+            | Command::Master(_)
+            | Command::Settings(_) => None,
         });
         returns.map(|returns| (returns.len(), returns.iter().map(|(_, part)| part.body.len()).sum())).collect()
     }

@@ -12,6 +12,7 @@ use saltern_wire::io::{Address, Clock};
 use saltern_wire::master::{Certificate, Directory, Endpoints, MasterRecord, MasterState};
 use saltern_wire::settings::Settings;
 use saltern_wire::{ClusterId, LogicalTime, MasterId, MinionId, RequestId, Revision};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -70,6 +71,8 @@ struct Shared {
     fail: Option<ProposeError>,
     /// Every command that was asked for, refused or not.
     asked: Vec<Command>,
+    /// Masters that apply nothing until they confirm, by place, with what they lack.
+    held: BTreeMap<usize, Vec<Item>>,
 }
 
 /// One master of a cluster without Raft.
@@ -97,7 +100,8 @@ impl Together {
             let state = State::open(Arc::new(MemoryEngine::new()), Path::new("/state")).expect("an empty disk");
             members.push((state, broadcast::Sender::new(1024)));
         }
-        let shared = Shared { members: members.clone(), log: Vec::new(), fail: None, asked: Vec::new() };
+        let shared =
+            Shared { members: members.clone(), log: Vec::new(), fail: None, asked: Vec::new(), held: BTreeMap::new() };
         let shared = Arc::new(Mutex::new(shared));
         let member = |(id, (state, effects)): (u64, (Arc<State>, broadcast::Sender<_>))| Self {
             id: MasterId(id),
@@ -137,12 +141,26 @@ impl Together {
             Item { index, position: index.to_be_bytes().to_vec(), payload: Payload::Proposal(Arc::new(proposal)) };
         shared.log.push(item.clone());
         let mut committed = None;
-        for (state, effects) in &shared.members {
+        let Shared { members, held, .. } = &mut *shared;
+        for (place, (state, effects)) in members.iter().enumerate() {
+            if let Some(lacking) = held.get_mut(&place) {
+                lacking.push(item.clone());
+                continue;
+            }
             let entry = state.apply(std::slice::from_ref(&item)).expect("the log is whole").remove(0);
             committed = Some(Committed { revision: entry.revision, time: entry.time, applied: entry.applied.clone() });
             let _ = effects.send(Arc::new(entry));
         }
-        committed.expect("there is a master")
+        committed.expect("a master applies it")
+    }
+
+    /// This master falls behind: it applies nothing until it confirms.
+    pub(crate) fn hold(&self) {
+        self.shared.lock().expect("no test panics with it").held.insert(self.place(), Vec::new());
+    }
+
+    fn place(&self) -> usize {
+        usize::try_from(self.id.0).expect("a small number") - 1
     }
 
     /// Accepts a key that this call also submits, and answers its record's number.
@@ -216,6 +234,18 @@ impl Replica for Together {
 
     fn now(&self) -> LogicalTime {
         LogicalTime::from_unix_micros(BEGIN_MICROS).plus(self.clock.monotonic())
+    }
+
+    async fn confirm(&self, _within: Duration) -> Result<Revision, ProposeError> {
+        if !self.quorum().fresh {
+            return Err(ProposeError::NoQuorum);
+        }
+        let lacking =
+            self.shared.lock().expect("no test panics with it").held.remove(&self.place()).unwrap_or_default();
+        for entry in self.state.apply(&lacking).expect("the log is whole") {
+            let _ = self.effects.send(Arc::new(entry));
+        }
+        Ok(self.revision())
     }
 
     async fn propose(

@@ -11,8 +11,9 @@
 //! * [`roster`] knows them all; [`standing`] is what the truth thinks of a key; [`calls`] answers questions.
 //!
 //! **Invariants.** The identity of a session is what its handshake proved. Attaching writes nothing to the log unless the
-//! key is unknown or the minion is a new incarnation. A session obeys the truth as applied here: publishing ends a revoked
-//! one as soon as the entry is applied, before the fan-out gets its next key.
+//! key is unknown or the minion is a new incarnation. A session begins after a majority has confirmed that what is applied
+//! here is the newest, if there is one; from then on publishing ends it as soon as its revocation is applied, before the
+//! fan-out gets its next key.
 //!
 //! **It refuses** whoever comes while this master has had no contact to a majority since its start, or none for longer
 //! than the setting `auth_max_stale_seconds`: it could not know of a revocation.
@@ -40,7 +41,7 @@ use saltern_wire::{MinionId, Ordinal};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -62,6 +63,9 @@ const FACTS_IN_FLIGHT_MAX: usize = 8;
 
 /// Minions seated and not yet looked at by publishing. Whoever finds no place is found by its sweep.
 const SEATED_MAX: usize = 4096;
+
+/// How long a majority may take to confirm what is applied here: two of the longest round trips, generously.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a minion stays away from a master that cannot serve it now, in milliseconds.
 pub(crate) const RETRY_AFTER_MS: u64 = 2_000;
@@ -112,6 +116,7 @@ pub(crate) struct Shared {
     /// Tells publishing of accepted minions that have just been seated.
     pub(crate) seated: mpsc::Sender<Ordinal>,
     credentials: MasterCredentials,
+    confirmations: mpsc::Sender<oneshot::Sender<()>>,
     contact: AtomicBool,
     next: AtomicU64,
 }
@@ -130,6 +135,8 @@ impl Sessions {
     pub fn start(parts: Parts, listener: Box<dyn Listener>, tasks: &TaskTracker, cancel: CancellationToken) -> Self {
         let Parts { replica, io, publisher, credentials, presence, inbox } = parts;
         let (seated, seated_waiting) = mpsc::channel(SEATED_MAX);
+        let (confirmations, confirmations_waiting) = mpsc::channel(HANDSHAKES_MAX);
+        tasks.spawn(confirm(Arc::clone(&replica), confirmations_waiting, cancel.clone()));
         let strangers = Bucket::new(STRANGERS_PER_SECOND, STRANGERS_BURST, io.clock.monotonic());
         let shared = Arc::new(Shared {
             contact: AtomicBool::new(replica.quorum().fresh),
@@ -142,6 +149,7 @@ impl Sessions {
             strangers: Mutex::new(strangers),
             facts: Semaphore::new(FACTS_IN_FLIGHT_MAX),
             seated,
+            confirmations,
             credentials,
             next: AtomicU64::new(1),
         });
@@ -227,6 +235,19 @@ impl Shared {
         }
     }
 
+    /// Waits until whatever was acknowledged before is applied here, so that a decision about a key counts for every session
+    /// that begins after it. Without a majority there is nobody to ask, and [`Shared::closed`] decides.
+    async fn confirm(&self) {
+        if !self.replica.quorum().fresh {
+            return;
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.confirmations.send(answer).await.is_ok() {
+            // Dropped without an answer: this master is stopping, and so is the session.
+            let _ = answered.await;
+        }
+    }
+
     /// Why nobody may attach now, for people; `None` if minions may.
     fn closed(&self) -> Option<String> {
         let quorum = self.replica.quorum();
@@ -244,6 +265,30 @@ impl Shared {
             ));
         }
         (self.roster.counts().attached >= SESSIONS_MAX).then(|| format!("this master has its {SESSIONS_MAX} sessions"))
+    }
+}
+
+/// Asks for all minions that attach at one time together: a herd costs a few round trips, not one each.
+async fn confirm(
+    replica: Arc<dyn Replica>,
+    mut waiting: mpsc::Receiver<oneshot::Sender<()>>,
+    cancel: CancellationToken,
+) {
+    let mut asking = Vec::new();
+    loop {
+        let came = tokio::select! {
+            () = cancel.cancelled() => return,
+            came = waiting.recv_many(&mut asking, HANDSHAKES_MAX) => came,
+        };
+        if came == 0 {
+            return;
+        }
+        if let Err(error) = replica.confirm(CONFIRM_WITHIN).await {
+            tracing::info!(%error, "minions attach on what is applied here: no majority confirms that it is the newest");
+        }
+        for answer in asking.drain(..) {
+            let _ = answer.send(());
+        }
     }
 }
 
@@ -281,6 +326,7 @@ async fn attend(shared: Arc<Shared>, link: Link, permit: OwnedSemaphorePermit, e
     drop(permit);
     match opened {
         Ok((served, attach)) => {
+            shared.confirm().await;
             if let Some(reason) = shared.closed() {
                 tracing::info!(minion = %served.minion, %peer, %reason, "a minion may not attach");
                 session::dismiss(served, reason).await;

@@ -260,7 +260,7 @@ impl Reader<'_> {
             }
             Done::Seated(Ok(())) => {}
             Done::Seated(Err(refusal)) => {
-                tracing::info!(minion = %self.who.minion, %refusal, "an accepted minion waits for its seat");
+                tracing::debug!(minion = %self.who.minion, %refusal, "an accepted minion waits for its seat");
                 self.seating = false;
                 let recheck = Arc::clone(&self.who.mailbox.recheck);
                 let again = async move {

@@ -12,7 +12,8 @@ use saltern_store::{AppliedEntry, StoreError};
 use saltern_wire::api::JobEvent;
 use saltern_wire::job::{Progress, ReturnRecord};
 use saltern_wire::master::Directory;
-use saltern_wire::{JobId, MinionId, Ordinal, Revision};
+use saltern_wire::{JobId, LogicalTime, MinionId, Ordinal, Revision};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::broadcast;
@@ -29,6 +30,7 @@ struct Follower {
     replica: Arc<dyn Replica>,
     presence: Presence,
     jid: JobId,
+    opened: LogicalTime,
     directory: Option<Directory>,
     effects: broadcast::Receiver<Arc<AppliedEntry>>,
     names: BTreeMap<Ordinal, MinionId>,
@@ -48,6 +50,7 @@ pub fn follow(
         replica,
         presence,
         jid,
+        opened: LogicalTime::ZERO,
         directory: None,
         effects,
         names: BTreeMap::new(),
@@ -92,6 +95,7 @@ impl Follower {
         let revision = self.replica.revision();
         // Read first: whatever is recorded once the job is done is in the answers read after it.
         let Some(held) = state.job(&self.jid)? else { return Ok(false) };
+        self.opened = held.opened;
         self.directory = directory_of(&state);
         let standing = state.progress(&self.jid)?;
         for record in state.returns(&self.jid)? {
@@ -144,9 +148,15 @@ impl Follower {
             Progress::Returned | Progress::Failed | Progress::Interrupted => return,
         }
         let Some(minion) = self.names.get(&ordinal) else { return };
-        if !self.told.contains_key(&ordinal) {
-            self.told.insert(ordinal, Told::Missing);
-            self.queue.push_back(JobEvent::Missing(missing(minion.clone(), progress, &self.presence)));
+        if let Entry::Vacant(untold) = self.told.entry(ordinal) {
+            untold.insert(Told::Missing);
+            self.queue.push_back(JobEvent::Missing(missing(
+                self.replica.state(),
+                &self.presence,
+                minion.clone(),
+                progress,
+                self.opened,
+            )));
         }
     }
 

@@ -6,7 +6,7 @@ use saltern_store::{State, StoreError};
 use saltern_wire::api::{JobState, JobSummary, JobView, Missing, Presence as Presentness, ReturnView};
 use saltern_wire::job::{Outcome, OutcomeKind, Progress, ReturnRecord};
 use saltern_wire::master::Directory;
-use saltern_wire::{JobId, MasterId, MinionId};
+use saltern_wire::{JobId, LogicalTime, MasterId, MinionId};
 use std::collections::BTreeMap;
 
 /// The job `jid` as the truth has it here; `None` if it has none.
@@ -21,7 +21,7 @@ pub fn job_view(state: &State, presence: &Presence, jid: JobId) -> Result<Option
     for (_, minion, progress) in state.progress(&jid)? {
         // Whoever returned between the two reads is not missing, whatever the other one said.
         if !returns.contains_key(&minion) {
-            absent.push(missing(minion.clone(), progress, presence));
+            absent.push(missing(state, presence, minion.clone(), progress, held.opened));
         }
         minions.push(minion);
     }
@@ -96,9 +96,21 @@ pub fn return_view(record: &ReturnRecord, directory: Option<&Directory>) -> Retu
     ReturnView { value, retcode, success, state, master: master_name(record.via, directory), duration_ms }
 }
 
-/// A missing minion as people see it.
-pub fn missing(minion: MinionId, progress: Progress, presence: &Presence) -> Missing {
-    let reason = reason(progress, &presence.where_is(&minion));
+/// A minion that has not answered the job opened at `opened`, as people see it.
+pub fn missing(
+    state: &State,
+    presence: &Presence,
+    minion: MinionId,
+    progress: Progress,
+    opened: LogicalTime,
+) -> Missing {
+    let facts = (progress == Progress::Unreachable).then(|| state.facts(&minion).ok().flatten()).flatten();
+    let reinstalled = facts.is_some_and(|facts| facts.enrolled > opened);
+    let reason = if reinstalled {
+        "reinstalled: nobody knows whether it ran".into()
+    } else {
+        reason(progress, &presence.where_is(&minion))
+    };
     Missing { minion, state: progress, reason }
 }
 
@@ -111,7 +123,6 @@ pub fn master_name(id: MasterId, directory: Option<&Directory>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use saltern_wire::LogicalTime;
 
     #[test]
     fn everybody_missing_has_a_reason() {

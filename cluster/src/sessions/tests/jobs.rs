@@ -102,6 +102,9 @@ async fn a_reinstalled_minion_is_not_offered_what_its_predecessor_may_have_run()
     let mut second = Minion::attach(&scene.network, 0, "web-1", key_of("web-1"), 2).await;
     second.granted().await;
     assert!(second.quiet(Duration::from_secs(10), is_offer).await, "its predecessor may have run it");
+    let master = &scene.masters[0];
+    let view = crate::watch::job_view(master.truth.replica().state(), &master.presence, jid).expect("readable");
+    assert_eq!(view.expect("held").missing[0].reason, "reinstalled: nobody knows whether it ran");
     let next = scene.submit(0, "*", 60_000).await;
     assert_eq!(second.offered().await.job.peek().expect("readable").jid, next);
     assert_ne!(jid, next);

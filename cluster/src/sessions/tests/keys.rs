@@ -49,9 +49,10 @@ async fn a_deleted_minion_is_out_at_once_and_the_others_get_a_new_key() {
     // Deleted at the other master, while it is subscribed at this one.
     let mut subscribed = scene.subscribe(0, "gone", &grant).await;
     scene.masters[1].truth.decide(delete, &id("gone"), &key_of("gone")).expect("deleted");
-    assert_eq!(gone.standing().await, Standing::Deleted);
-    assert!(gone.dismissed().await.contains("deleted"));
-    assert!(gone.next().await.is_none(), "and nothing after it");
+    // Nothing but its last words: above all not the key that follows.
+    assert_eq!(gone.next().await, Some(ToMinion::Standing(Standing::Deleted)));
+    assert!(matches!(gone.next().await, Some(ToMinion::Bye { reason, .. }) if reason.contains("deleted")));
+    assert_eq!(gone.next().await, None);
     let rekey = |message| if let ToMinion::Rekey(key) = message { Some(key) } else { None };
     let key = stays.until(rekey).await;
     assert!(key.epoch > grant.key.epoch && key.key != grant.key.key);
@@ -79,6 +80,18 @@ async fn a_rejected_key_gets_nowhere() {
         assert!(again.dismissed().await.contains("rejected"));
         assert!(again.next().await.is_none());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_master_that_lags_gives_a_revoked_key_no_session() {
+    let scene = Scene::new(2).await;
+    drop(scene.join(1, "web-1").await);
+    scene.masters[1].truth.hold();
+    scene.masters[0].truth.decide(delete, &id("web-1"), &key_of("web-1")).expect("deleted");
+    let lagging = scene.masters[1].truth.replica();
+    assert!(lagging.state().ordinal_of(&id("web-1")).is_some(), "it does not know yet");
+    let mut again = scene.attach(1, "web-1").await;
+    assert_eq!(again.standing().await, Standing::Pending, "deleted and enrolled anew, not accepted");
 }
 
 #[tokio::test(start_paused = true)]

@@ -249,9 +249,9 @@ impl Minion {
         self.sequence += 1;
         let sequence = self.sequence;
         self.session.sender.send(&ToMaster::Ping { sequence }).await.expect("it listens");
-        self.until(|message| match message {
-            ToMinion::Pong { sequence: answered, quorum } if answered == sequence => Some(quorum),
-            _ => None,
+        self.until(|message| {
+            let ToMinion::Pong { sequence: answered, quorum } = message else { return None };
+            (answered == sequence).then_some(quorum)
         })
         .await
     }
@@ -261,11 +261,9 @@ impl Minion {
         let sequence = self.sequence;
         let call = ToMaster::Call { sequence, deadline_ms: 10_000, call };
         self.session.sender.send(&call).await.expect("it listens");
-        self.until(|message| match message {
-            ToMinion::Reply { sequence: answered, revision, result } if answered == sequence => {
-                Some((revision, result))
-            }
-            _ => None,
+        self.until(|message| {
+            let ToMinion::Reply { sequence: answered, revision, result } = message else { return None };
+            (answered == sequence).then_some((revision, result))
         })
         .await
     }
