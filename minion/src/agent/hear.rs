@@ -1,0 +1,171 @@
+//! What a master says, and what follows.
+
+use super::connection::Connection;
+use super::core::Core;
+use crate::trust::Place;
+use saltern_wire::crypto::Signed;
+use saltern_wire::fanout::{Beacon, Broadcast};
+use saltern_wire::master::Directory;
+use saltern_wire::session::{Attach, Standing, ToMaster, ToMinion};
+use std::time::Duration;
+
+/// How long a proven master that is not in our directory has to bring a newer one.
+const ADMIT_WITHIN: Duration = Duration::from_secs(5);
+
+/// What is to become of the connection.
+pub(super) enum Fate {
+    /// It goes on.
+    Stay,
+    /// It ends, for this reason.
+    Leave(String),
+    /// It ends because the master asked for it, which is to be left alone for so long.
+    Bye(String, Duration),
+}
+
+impl Core {
+    /// The first message of a session.
+    pub(super) fn attach(&self) -> ToMaster {
+        ToMaster::Attach(Attach {
+            version: env!("CARGO_PKG_VERSION").into(),
+            incarnation: self.incarnation,
+            directory: self.rules.trust.directory().map(|directory| (directory.generation, directory.version)),
+            facts_digest: self.facts.reported_digest(),
+        })
+    }
+
+    /// A session stands with a master whose certificate was checked: may it be obeyed?
+    pub(super) fn handle_session(&mut self, connection: &mut Connection, now: Duration) {
+        match self.rules.trust.place(&connection.certificate) {
+            Place::Listed | Place::FirstContact => {}
+            Place::Absent => connection.admit_by = Some(now + ADMIT_WITHIN),
+        }
+    }
+
+    /// Takes in a message of the session.
+    pub(super) fn handle_message(&mut self, connection: &mut Connection, message: ToMinion, now: Duration) -> Fate {
+        match message {
+            ToMinion::Directory(signed) => self.handle_directory(connection, &signed, now),
+            ToMinion::Pong { sequence, quorum } => {
+                connection.vitals.handle_pong(sequence, quorum, now);
+                Fate::Stay
+            }
+            ToMinion::Bye { reason, retry_after_ms } => Fate::Bye(reason, Duration::from_millis(retry_after_ms)),
+            other if connection.admit_by.is_some() => {
+                if connection.hold(other) {
+                    Fate::Stay
+                } else {
+                    Fate::Leave("it is not in the directory and says a lot".into())
+                }
+            }
+            ToMinion::Standing(standing) => self.handle_standing(standing),
+            ToMinion::Grant(grant) if grant.key.master != connection.certificate.master => {
+                Fate::Leave(format!("it grants the fan-out of master {}", grant.key.master))
+            }
+            ToMinion::Grant(grant) => {
+                connection.subscribe(grant, &self.io);
+                Fate::Stay
+            }
+            ToMinion::Rekey(key) => {
+                connection.rekey(key);
+                Fate::Stay
+            }
+            ToMinion::Offer(offer) => {
+                let actions = self.rules.handle_offer(&offer, &self.room());
+                self.perform(actions);
+                Fate::Stay
+            }
+            ToMinion::Reply { sequence, result, .. } => {
+                self.handle_reply(sequence, result, now);
+                Fate::Stay
+            }
+        }
+    }
+
+    fn handle_directory(&mut self, connection: &mut Connection, signed: &Signed<Directory>, now: Duration) -> Fate {
+        match self.rules.trust.handle_directory(connection.ca, signed) {
+            Err(error) => return Fate::Leave(format!("its directory of masters is refused: {error}")),
+            Ok(None) => {}
+            Ok(Some(kept)) => {
+                if let Err(error) = self.folder.keep_directory(&kept) {
+                    tracing::error!(%error, "the directory of masters is not kept over a restart");
+                }
+                let masters = self.rules.trust.active_masters();
+                self.candidates.handle_directory(masters.map(|master| &master.endpoints.session));
+            }
+        }
+        match self.rules.trust.place(&connection.certificate) {
+            Place::Absent => Fate::Leave("it is not in the directory of masters".into()),
+            Place::FirstContact => Fate::Stay,
+            Place::Listed => {
+                for message in connection.admit() {
+                    match self.handle_message(connection, message, now) {
+                        Fate::Stay => {}
+                        fate @ (Fate::Leave(_) | Fate::Bye(..)) => return fate,
+                    }
+                }
+                Fate::Stay
+            }
+        }
+    }
+
+    fn handle_standing(&mut self, standing: Standing) -> Fate {
+        let before = self.standing.replace(standing);
+        let fingerprint = self.identity.public_key().fingerprint();
+        let id = &self.config.id;
+        let ordinal = match standing {
+            Standing::Accepted { ordinal } => Some(ordinal),
+            Standing::Pending | Standing::Rejected | Standing::Denied | Standing::Deleted => None,
+        };
+        self.rules.handle_ordinal(ordinal);
+        if before == Some(standing) {
+            return Fate::Stay;
+        }
+        match standing {
+            Standing::Accepted { ordinal } => tracing::info!(%ordinal, "the key of {id} is accepted"),
+            Standing::Pending => tracing::warn!(
+                %fingerprint,
+                "the key of {id} is pending; compare the fingerprint and accept it with: saltern key accept {id}"
+            ),
+            Standing::Rejected => tracing::error!(%fingerprint, "the key of {id} is rejected"),
+            Standing::Denied => {
+                tracing::error!(%fingerprint, "the id {id} belongs to another key; delete that one or choose another id");
+            }
+            Standing::Deleted => tracing::warn!(%fingerprint, "the key of {id} was deleted; enrolling again"),
+        }
+        Fate::Stay
+    }
+
+    /// Takes in a genuine frame of the fan-out.
+    pub(super) fn handle_broadcast(
+        &mut self,
+        connection: &mut Connection,
+        broadcast: Broadcast,
+        now: Duration,
+    ) -> Fate {
+        match broadcast {
+            Broadcast::Job(offer) => {
+                let actions = self.rules.handle_offer(&offer, &self.room());
+                self.perform(actions);
+                Fate::Stay
+            }
+            Broadcast::Beacon(beacon) => self.handle_beacon(connection, &beacon, now),
+        }
+    }
+
+    fn handle_beacon(&mut self, connection: &mut Connection, beacon: &Beacon, now: Duration) -> Fate {
+        if beacon.cluster != connection.certificate.cluster {
+            return Fate::Leave(format!("its beacon is of cluster {}", beacon.cluster));
+        }
+        let generation = self.rules.trust.generation();
+        if beacon.directory.0 < generation {
+            return Fate::Leave(format!(
+                "it is of generation {}, which generation {generation} fenced",
+                beacon.directory.0
+            ));
+        }
+        connection.vitals.handle_beacon(beacon, now);
+        let actions = self.rules.handle_time(beacon.time);
+        self.perform(actions);
+        Fate::Stay
+    }
+}

@@ -1,0 +1,264 @@
+//! Which outcomes go to the master next, and what its verdicts mean. Pure.
+//!
+//! **Invariants.** An outcome is in at most one call at a time; its parts go in order; it is done when every part has a
+//! verdict. Whatever a call's fate, an outcome is either done, set aside or waiting: none is lost here.
+
+use saltern_wire::JobId;
+use saltern_wire::job::{Recorded, ReturnPart};
+use saltern_wire::limits::SESSION_MESSAGE_BYTES_MAX;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Most bytes of parts in one call: leaves room for the envelope in a session's message.
+const CALL_BYTES_MAX: usize = SESSION_MESSAGE_BYTES_MAX - 64 * 1024;
+
+/// What a part weighs besides its body: jid, digest and field names.
+const PART_OVERHEAD_BYTES: usize = 128;
+
+/// Most parts in one call: what a master puts into one log entry.
+const CALL_PARTS_MAX: usize = saltern_wire::limits::RETURNS_PER_ENTRY_MAX;
+
+/// Where an outcome's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// In the outbox.
+    Disk,
+    /// Here: of a pure function or a refusal.
+    Memory(Arc<Vec<ReturnPart>>),
+}
+
+#[derive(Debug, Clone)]
+struct Item {
+    source: Source,
+    next_part: u16,
+    in_flight: bool,
+    /// The master called it invalid in company: it goes alone next time.
+    suspect: bool,
+}
+
+/// One call on its way: what it carries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Flight {
+    /// How many parts of each job, in the order of the call, and how many parts the whole has.
+    pub jobs: Vec<(JobId, u16, u16)>,
+}
+
+/// What the loop has to do after a verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// The truth has it: forget it.
+    Done(JobId, Source, Recorded),
+    /// The masters will never take it: put it aside for people.
+    Invalid(JobId, Source, String),
+}
+
+/// The outcomes that wait to be committed.
+#[derive(Debug, Clone, Default)]
+pub struct Delivery {
+    items: BTreeMap<JobId, Item>,
+}
+
+impl Delivery {
+    /// Adds an outcome; one that is there already stays as it is.
+    pub fn add(&mut self, jid: JobId, source: Source) {
+        self.items.entry(jid).or_insert(Item { source, next_part: 0, in_flight: false, suspect: false });
+    }
+
+    /// Whether an outcome of `jid` waits.
+    pub fn contains(&self, jid: JobId) -> bool {
+        self.items.contains_key(&jid)
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Bytes of outcomes kept in memory.
+    pub fn memory_bytes(&self) -> usize {
+        let of = |item: &Item| match &item.source {
+            Source::Disk => 0,
+            Source::Memory(parts) => parts.iter().map(|part| part.body.len() + PART_OVERHEAD_BYTES).sum(),
+        };
+        self.items.values().map(of).sum()
+    }
+
+    /// The next call: oldest outcomes first, as many as fit. `load` reads an outcome's parts from the outbox; one that it
+    /// cannot read stays for later. `None` if nothing waits.
+    pub fn next_call(
+        &mut self,
+        mut load: impl FnMut(JobId) -> Option<Vec<ReturnPart>>,
+    ) -> Option<(Vec<ReturnPart>, Flight)> {
+        let mut parts = Vec::new();
+        let mut flight = Flight::default();
+        let mut bytes = 0;
+        for (jid, item) in self.items.iter_mut().filter(|(_, item)| !item.in_flight) {
+            if item.suspect && !parts.is_empty() {
+                continue;
+            }
+            let own = match &item.source {
+                Source::Memory(own) => own.as_ref().clone(),
+                Source::Disk => match load(*jid) {
+                    Some(own) if !own.is_empty() => own,
+                    Some(_) | None => continue,
+                },
+            };
+            let whole = own[0].parts;
+            let before = parts.len();
+            for part in own.into_iter().skip(usize::from(item.next_part)) {
+                bytes += part.body.len() + PART_OVERHEAD_BYTES;
+                if !parts.is_empty() && (bytes > CALL_BYTES_MAX || parts.len() >= CALL_PARTS_MAX) {
+                    break;
+                }
+                parts.push(part);
+            }
+            let taken = u16::try_from(parts.len() - before).unwrap_or(u16::MAX);
+            if taken > 0 {
+                item.in_flight = true;
+                flight.jobs.push((*jid, taken, whole));
+            }
+            if item.suspect || bytes > CALL_BYTES_MAX || parts.len() >= CALL_PARTS_MAX {
+                break;
+            }
+        }
+        (!parts.is_empty()).then_some((parts, flight))
+    }
+
+    /// The master's verdicts, one a part.
+    pub fn handle_recorded(&mut self, flight: &Flight, verdicts: &[Recorded]) -> Vec<Settled> {
+        let mut verdicts = verdicts.iter().copied();
+        let mut settled = Vec::new();
+        for (jid, taken, whole) in &flight.jobs {
+            let own: Vec<Recorded> = verdicts.by_ref().take(usize::from(*taken)).collect();
+            let Some(item) = self.items.get_mut(jid) else { continue };
+            item.in_flight = false;
+            item.suspect = false;
+            // A master that answers with too few verdicts has not said anything about the rest.
+            item.next_part += u16::try_from(own.len()).unwrap_or(0);
+            if item.next_part < *whole {
+                continue;
+            }
+            match own.iter().rev().find(|verdict| **verdict != Recorded::Part) {
+                Some(verdict) => {
+                    let source = item.source.clone();
+                    self.items.remove(jid);
+                    settled.push(Settled::Done(*jid, source, *verdict));
+                }
+                // Every part was kept and the whole never came together: the record went in between. Send it again.
+                None => item.next_part = 0,
+            }
+        }
+        settled
+    }
+
+    /// The call had no answer or was refused for now: everything in it waits again.
+    pub fn handle_failed(&mut self, flight: &Flight) {
+        for (jid, _, _) in &flight.jobs {
+            if let Some(item) = self.items.get_mut(jid) {
+                item.in_flight = false;
+            }
+        }
+    }
+
+    /// The call was refused for good. Alone, an outcome is put aside; in company, each goes alone next time.
+    pub fn handle_invalid(&mut self, flight: &Flight, reason: &str) -> Vec<Settled> {
+        if let [(jid, _, _)] = flight.jobs[..] {
+            let Some(item) = self.items.remove(&jid) else { return Vec::new() };
+            return vec![Settled::Invalid(jid, item.source, reason.to_owned())];
+        }
+        for (jid, _, _) in &flight.jobs {
+            if let Some(item) = self.items.get_mut(jid) {
+                item.in_flight = false;
+                item.suspect = true;
+            }
+        }
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use saltern_wire::job::{Outcome, OutcomeKind};
+    use saltern_wire::{LogicalTime, Value};
+
+    fn jid(number: u64) -> JobId {
+        JobId::mint(LogicalTime::from_unix_micros(1_795_392_390_000_000 + number * 1000), 1)
+    }
+
+    fn parts(number: u64, len: usize) -> Vec<ReturnPart> {
+        let value = Value::String("x".repeat(len));
+        let outcome = Outcome { kind: OutcomeKind::Finished, success: true, retcode: 0, value, duration_ms: 0 };
+        ReturnPart::split(jid(number), &outcome).expect("below the limit")
+    }
+
+    fn filled(lens: &[usize]) -> Delivery {
+        let mut delivery = Delivery::default();
+        for (number, len) in (0..).zip(lens) {
+            delivery.add(jid(number), Source::Memory(Arc::new(parts(number, *len))));
+        }
+        delivery
+    }
+
+    fn none(_: JobId) -> Option<Vec<ReturnPart>> {
+        None
+    }
+
+    #[test]
+    fn small_returns_share_a_call_and_large_ones_take_several() {
+        let mut delivery = filled(&[10, 3 << 20, 10]);
+        let mut done = Vec::new();
+        let mut calls = 0;
+        while let Some((parts, flight)) = delivery.next_call(none) {
+            calls += 1;
+            assert!(parts.iter().map(|part| part.body.len()).sum::<usize>() <= CALL_BYTES_MAX);
+            let verdict =
+                |part: &ReturnPart| if part.part + 1 == part.parts { Recorded::Committed } else { Recorded::Part };
+            let verdicts: Vec<Recorded> = parts.iter().map(verdict).collect();
+            done.extend(delivery.handle_recorded(&flight, &verdicts));
+            assert!(calls < 20);
+        }
+        assert_eq!(done.len(), 3);
+        assert!(calls >= 4, "3 MiB do not fit {calls} calls of 1 MiB");
+        assert!(delivery.is_empty());
+    }
+
+    #[test]
+    fn what_failed_is_sent_again_and_nothing_is_in_two_calls() {
+        let mut delivery = filled(&[10, 10]);
+        let (first, flight) = delivery.next_call(none).expect("two wait");
+        assert_eq!(delivery.next_call(none), None);
+        delivery.handle_failed(&flight);
+        assert_eq!(delivery.next_call(none).map(|(parts, _)| parts), Some(first));
+    }
+
+    #[test]
+    fn too_few_verdicts_settle_only_what_they_name() {
+        let mut delivery = filled(&[10, 10]);
+        let (_, flight) = delivery.next_call(none).expect("two wait");
+        assert_eq!(delivery.handle_recorded(&flight, &[Recorded::Duplicate]).len(), 1);
+        assert_eq!(delivery.next_call(none).expect("one waits").1.jobs, [(jid(1), 1, 1)]);
+    }
+
+    #[test]
+    fn one_invalid_return_does_not_hold_up_the_others() {
+        let mut delivery = filled(&[10, 10, 10]);
+        let (_, flight) = delivery.next_call(none).expect("three wait");
+        assert!(delivery.handle_invalid(&flight, "too large").is_empty());
+        let (mut aside, mut done) = (0, 0);
+        while let Some((parts, flight)) = delivery.next_call(none) {
+            assert_eq!(parts.len(), 1, "alone");
+            if parts[0].jid == jid(1) {
+                aside += delivery.handle_invalid(&flight, "too large").len();
+            } else {
+                done += delivery.handle_recorded(&flight, &[Recorded::Committed]).len();
+            }
+        }
+        assert_eq!((aside, done), (1, 2));
+    }
+}

@@ -1,0 +1,419 @@
+//! A cluster for the agent's tests: masters that follow a script, over the network in memory, sharing one truth.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use roaring::RoaringBitmap;
+use saltern_minion::config::Config;
+use saltern_minion::{Agent, AgentHandle, Executor, InProcess};
+use saltern_pubsub::clock::{SystemClock, SystemEntropy};
+use saltern_pubsub::disk::SystemDisk;
+use saltern_pubsub::memory::MemoryNetwork;
+use saltern_pubsub::publisher::Publisher;
+use saltern_pubsub::serve::{MasterCredentials, ServedSession};
+use saltern_wire::crypto::{Identity, Signed};
+use saltern_wire::fanout::{Beacon, Broadcast, Offer};
+use saltern_wire::id::{Ordinal, Revision};
+use saltern_wire::io::{Address, Io, Link, Transport};
+use saltern_wire::job::{Job, Outcome, Recorded};
+use saltern_wire::master::{Certificate, Directory, Endpoints, MasterRecord, MasterState};
+use saltern_wire::mine::{MineEntry, MineStamp};
+use saltern_wire::session::{Answer, Call, Grant, Refusal, Standing, ToMaster, ToMinion};
+use saltern_wire::target::{Target, TargetKind};
+use saltern_wire::{ClusterId, JobId, LogicalTime, Map, MasterId, MinionId, Value, decode};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+pub const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
+pub const ORDINAL: Ordinal = Ordinal(5);
+
+/// What the masters agree on.
+#[derive(Default)]
+pub struct Truth {
+    pub returns: BTreeMap<JobId, Vec<(Outcome, MasterId)>>,
+    parts: BTreeMap<(JobId, [u8; 32]), BTreeMap<u16, Vec<u8>>>,
+    pub accepted: BTreeSet<JobId>,
+    pub facts: Option<Map>,
+    pub mine: BTreeMap<String, (MineStamp, Option<Value>)>,
+    pub refuse: Option<Refusal>,
+    pub attaches: u32,
+}
+
+/// A cluster without Raft.
+pub struct Cluster {
+    pub network: MemoryNetwork,
+    pub truth: Arc<Mutex<Truth>>,
+    pub standing: watch::Sender<Standing>,
+    pub directory: watch::Sender<Signed<Directory>>,
+    ca: Identity,
+    token: CancellationToken,
+    clock: SystemClock,
+    counter: u64,
+}
+
+/// One scripted master.
+pub struct Master {
+    pub id: MasterId,
+    pub identity: Identity,
+    say: broadcast::Sender<Said>,
+    token: CancellationToken,
+}
+
+#[derive(Clone)]
+enum Said {
+    Session(ToMinion),
+    Fanout(Broadcast),
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
+}
+
+fn identity_of(id: u64) -> Identity {
+    Identity::from_seed([10 + u8::try_from(id).expect("small"); 32])
+}
+
+fn host(id: u64) -> String {
+    format!("m{id}")
+}
+
+impl Cluster {
+    pub fn new(masters: &[u64]) -> Self {
+        let ca = Identity::from_seed([1; 32]);
+        let directory = signed_directory(&ca, 1, 1, masters);
+        Self {
+            network: MemoryNetwork::new(),
+            truth: Arc::default(),
+            standing: watch::channel(Standing::Accepted { ordinal: ORDINAL }).0,
+            directory: watch::channel(directory).0,
+            ca,
+            token: CancellationToken::new(),
+            clock: SystemClock::new(),
+            counter: 0,
+        }
+    }
+
+    pub fn truth(&self) -> MutexGuard<'_, Truth> {
+        self.truth.lock().expect("no test panicked inside")
+    }
+
+    /// Publishes a directory with these masters.
+    pub fn publish_directory(&self, generation: u64, version: u64, masters: &[u64]) {
+        self.directory.send_replace(signed_directory(&self.ca, generation, version, masters));
+    }
+
+    /// Starts master `id` on host `m<id>`, certified by the cluster's CA.
+    pub async fn master(&self, id: u64) -> Master {
+        self.master_certified_by(id, &self.ca.clone()).await
+    }
+
+    /// Starts a master with a certificate of another CA.
+    pub async fn master_certified_by(&self, id: u64, ca: &Identity) -> Master {
+        let (identity, master) = (identity_of(id), MasterId(id));
+        let public_key = identity.public_key();
+        let certificate = Certificate { cluster: CLUSTER, master, name: host(id), public_key, generation: 1 };
+        let credentials = MasterCredentials {
+            identity: identity.clone(),
+            certificate: Signed::new(&certificate, ca),
+            ca: ca.public_key(),
+        };
+        let transport = self.network.host(host(id));
+        let anywhere = |port| Address::new("0.0.0.0", port);
+        let mut listener = transport.listen(&anywhere(4506)).await.expect("listens");
+        let fanout = transport.fanout(&anywhere(4505)).await.expect("publishes");
+        let publisher = Publisher::new(fanout, master, identity.clone(), Arc::new(SystemEntropy));
+        let publisher = Arc::new(Mutex::new(publisher));
+        let (say, _) = broadcast::channel(1000);
+        let token = self.token.child_token();
+        let world = World {
+            truth: self.truth.clone(),
+            standing: self.standing.subscribe(),
+            directory: self.directory.subscribe(),
+            publisher: publisher.clone(),
+            credentials,
+            id: master,
+        };
+        let (inner, says, ends) = (token.clone(), say.clone(), token.clone());
+        tokio::spawn(async move {
+            let serve = async {
+                while let Ok(link) = listener.accept().await {
+                    tokio::spawn(run_session(world.clone(), link, says.subscribe(), inner.clone()));
+                }
+            };
+            tokio::select! { () = ends.cancelled() => {}, () = serve => {} }
+        });
+        tokio::spawn(run_fanout(
+            publisher,
+            say.subscribe(),
+            self.directory.subscribe(),
+            self.clock.clone(),
+            token.clone(),
+        ));
+        Master { id: master, identity, say, token }
+    }
+
+    /// A job for the minion, signed by nobody yet.
+    pub fn job(&mut self, function: &str, arguments: Vec<Value>) -> Job {
+        self.counter += 1;
+        let opened = LogicalTime::from_unix_micros(1_795_392_390_000_000 + self.counter * 1000);
+        Job {
+            cluster: CLUSTER,
+            generation: 1,
+            jid: JobId::mint(opened, 1),
+            master: MasterId(1),
+            function: function.into(),
+            arguments,
+            keywords: Map::new(),
+            target: Target { kind: TargetKind::Glob, expression: "*".into() },
+            targets: RoaringBitmap::from_iter([ORDINAL.0]),
+            user: "root".into(),
+            opened,
+            ttl_ms: 3_600_000,
+        }
+    }
+
+    /// A configuration for a minion that knows these masters.
+    pub fn config(&self, folder: &std::path::Path, masters: &[u64]) -> Config {
+        let mut config = Config::new(MinionId::new("web-1").expect("an id"));
+        config.masters = masters.iter().map(|id| Address::new(host(*id), 4506)).collect();
+        config.ca_fingerprint = Some(self.ca.public_key().fingerprint());
+        config.data_dir = folder.into();
+        config
+    }
+
+    pub fn io(&self) -> Io {
+        Io {
+            transport: Arc::new(self.network.host("web-1")),
+            clock: Arc::new(self.clock.clone()),
+            entropy: Arc::new(SystemEntropy),
+            disk: Arc::new(SystemDisk),
+        }
+    }
+
+    /// A minion that runs its jobs in this process.
+    pub fn minion(&self, config: Config) -> AgentHandle {
+        let facts = serde_json::json!({"os": "Debian"}).as_object().expect("a mapping").clone();
+        let executor: Arc<dyn Executor> =
+            Arc::new(InProcess::new(Arc::new(SystemDisk), config.data_dir.join("outbox"), facts));
+        Agent::start(config, self.io(), executor).expect("starts")
+    }
+
+    /// Waits until the truth fits; a condition that never comes ends the test.
+    pub async fn until<T>(&self, what: &str, mut wanted: impl FnMut(&Truth) -> Option<T>) -> T {
+        let wait = async {
+            loop {
+                if let Some(found) = wanted(&self.truth()) {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), wait).await.unwrap_or_else(|_| panic!("never came: {what}"))
+    }
+
+    /// Waits for the outcome of a job.
+    pub async fn outcome(&self, jid: JobId) -> Outcome {
+        self.until("the outcome", |truth| Some(truth.returns.get(&jid)?.first()?.0.clone())).await
+    }
+}
+
+fn signed_directory(ca: &Identity, generation: u64, version: u64, masters: &[u64]) -> Signed<Directory> {
+    let record = |id: &u64| {
+        let (master, name, public_key) = (MasterId(*id), host(*id), identity_of(*id).public_key());
+        let certificate = Certificate { cluster: CLUSTER, master, name: name.clone(), public_key, generation };
+        let address = |port| Address::new(host(*id), port);
+        MasterRecord {
+            id: master,
+            name,
+            state: MasterState::Active,
+            endpoints: Endpoints {
+                fanout: address(4505),
+                session: address(4506),
+                mesh: address(4510),
+                api: address(4511),
+            },
+            region: "eu".into(),
+            zone: "a".into(),
+            weight: 100,
+            certificate: Signed::new(&certificate, ca),
+            public_key,
+        }
+    };
+    let masters = masters.iter().map(record).collect();
+    Signed::new(&Directory { cluster: CLUSTER, generation, version, masters }, ca)
+}
+
+impl Master {
+    /// Offers a job in every session.
+    pub fn offer(&self, job: &Job, signer: &Identity) {
+        let offer = Offer { job: Signed::new(job, signer), remaining_ms: 60_000 };
+        self.tell(ToMinion::Offer(offer));
+    }
+
+    /// Publishes a job.
+    pub fn publish(&self, job: &Job, signer: &Identity) {
+        let offer = Offer { job: Signed::new(job, signer), remaining_ms: 60_000 };
+        let _ = self.say.send(Said::Fanout(Broadcast::Job(offer)));
+    }
+
+    pub fn tell(&self, message: ToMinion) {
+        let _ = self.say.send(Said::Session(message));
+    }
+
+    /// Kills the master: its listeners and sessions are gone.
+    pub fn kill(&self) {
+        self.token.cancel();
+    }
+}
+
+#[derive(Clone)]
+struct World {
+    truth: Arc<Mutex<Truth>>,
+    standing: watch::Receiver<Standing>,
+    directory: watch::Receiver<Signed<Directory>>,
+    publisher: Arc<Mutex<Publisher>>,
+    credentials: MasterCredentials,
+    id: MasterId,
+}
+
+async fn run_session(world: World, link: Link, says: broadcast::Receiver<Said>, token: CancellationToken) {
+    tokio::select! {
+        () = token.cancelled() => {}
+        () = serve_session(world, link, says) => {}
+    }
+}
+
+/// One session: what the protocol asks for, and nothing more. Ends when anything fails.
+async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiver<Said>) {
+    let within = Duration::from_secs(5);
+    let Ok(mut session) = ServedSession::accept(link, &world.credentials, &SystemEntropy, within).await else { return };
+    let Ok(ToMaster::Attach(_)) = session.receiver.recv().await else { return };
+    world.truth.lock().expect("sound").attaches += 1;
+    let mut said = Vec::new();
+    world.standing.mark_changed();
+    world.directory.mark_changed();
+    let mut granted = false;
+    loop {
+        for message in said.drain(..) {
+            if session.sender.send(&message).await.is_err() {
+                return;
+            }
+        }
+        tokio::select! {
+            Ok(()) = world.directory.changed() => {
+                said.push(ToMinion::Directory(world.directory.borrow_and_update().clone()));
+            }
+            Ok(()) = world.standing.changed() => {
+                let standing = *world.standing.borrow_and_update();
+                said.push(ToMinion::Standing(standing));
+                if matches!(standing, Standing::Accepted { .. }) && !granted {
+                    granted = true;
+                    let publisher = world.publisher.lock().expect("sound");
+                    let grant = Grant { address: Address::new("0.0.0.0", 4505), capability: publisher.admit(), key: publisher.key() };
+                    said.push(ToMinion::Grant(grant));
+                }
+            }
+            message = says.recv() => match message {
+                Ok(Said::Session(message)) => said.push(message),
+                Ok(Said::Fanout(_)) => {}
+                Err(_) => return,
+            },
+            message = session.receiver.recv() => match message {
+                Ok(ToMaster::Ping { sequence }) => said.push(ToMinion::Pong { sequence, quorum: true }),
+                Ok(ToMaster::Call { sequence, call, .. }) => {
+                    let result = handle_call(&world, call);
+                    said.push(ToMinion::Reply { sequence, revision: Revision(1), result });
+                }
+                Ok(ToMaster::Attach(_)) | Err(_) => return,
+            },
+        }
+    }
+}
+
+fn handle_call(world: &World, call: Call) -> Result<Answer, Refusal> {
+    let mut truth = world.truth.lock().expect("sound");
+    if let Some(refusal) = &truth.refuse {
+        return Err(refusal.clone());
+    }
+    match call {
+        Call::Accept(jids) => truth.accepted.extend(jids),
+        Call::Facts(facts) => truth.facts = Some(facts),
+        Call::Return(parts) => {
+            let mut verdicts = Vec::new();
+            for part in parts {
+                let known = truth.parts.entry((part.jid, part.digest)).or_default();
+                known.insert(part.part, part.body);
+                if known.len() < usize::from(part.parts) {
+                    verdicts.push(Recorded::Part);
+                    continue;
+                }
+                let body: Vec<u8> = known.values().flatten().copied().collect();
+                let outcome: Outcome = decode(&body).expect("an outcome");
+                let all = truth.returns.entry(part.jid).or_default();
+                let duplicate = all.iter().any(|(known, _)| *known == outcome);
+                verdicts.push(if duplicate { Recorded::Duplicate } else { Recorded::Committed });
+                if !duplicate {
+                    all.push((outcome, world.id));
+                }
+            }
+            return Ok(Answer::Recorded(verdicts));
+        }
+        Call::MineReport(reports) => {
+            for report in reports {
+                let newest = truth.mine.get(&report.function).map(|(stamp, _)| *stamp);
+                if newest.is_none_or(|newest| report.stamp > newest) {
+                    truth.mine.insert(report.function, (report.stamp, report.value));
+                }
+            }
+        }
+        Call::MineGet { function, .. } => {
+            let minion = MinionId::new("web-1").expect("an id");
+            let found = truth.mine.get(&function).cloned();
+            let entry =
+                |(stamp, value): (MineStamp, Option<Value>)| Some(MineEntry { minion, function, value: value?, stamp });
+            return Ok(Answer::Mine(found.and_then(entry).into_iter().collect()));
+        }
+    }
+    Ok(Answer::Done)
+}
+
+/// Beacons, and what the test publishes.
+async fn run_fanout(
+    publisher: Arc<Mutex<Publisher>>,
+    mut says: broadcast::Receiver<Said>,
+    directory: watch::Receiver<Signed<Directory>>,
+    clock: SystemClock,
+    token: CancellationToken,
+) {
+    use saltern_wire::io::Clock;
+    let mut sequence = 0;
+    loop {
+        let broadcast = tokio::select! {
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_millis(500)) => {
+                sequence += 1;
+                let newest = directory.borrow().peek().expect("a directory");
+                Broadcast::Beacon(Beacon {
+                    cluster: CLUSTER,
+                    sequence,
+                    newest_job: None,
+                    time: LogicalTime::from_unix_micros(1_795_392_390_000_000).plus(clock.monotonic()),
+                    directory: (newest.generation, newest.version),
+                    quorum: true,
+                    reconnect_window_ms: 0,
+                    next_ms: 500,
+                })
+            }
+            said = says.recv() => match said {
+                Ok(Said::Fanout(broadcast)) => broadcast,
+                Ok(Said::Session(_)) => continue,
+                Err(_) => return,
+            },
+        };
+        publisher.lock().expect("sound").publish(&broadcast).expect("sealed");
+    }
+}
