@@ -58,6 +58,10 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Raft's timing.
     pub timing: Timing,
+    /// Log entries between two snapshots.
+    pub snapshot_entries: u64,
+    /// Log entries that stay below a snapshot, so that a master that was away for a moment needs none.
+    pub log_keep_entries: u64,
     /// Replicated settings as `init` seeds them.
     pub seeds: Settings,
 }
@@ -217,6 +221,8 @@ impl Config {
             zone: layer.zone.map_or_else(|| "default".into(), |name| name.0),
             log_level: layer.log_level.unwrap_or_default(),
             timing,
+            snapshot_entries: layer.snapshot_entries.unwrap_or(20_000).max(1),
+            log_keep_entries: layer.log_keep_entries.unwrap_or(2_000),
             seeds: Settings {
                 keep_jobs_seconds: layer.keep_jobs_seconds.unwrap_or(defaults.keep_jobs_seconds),
                 job_ttl_ms: layer.job_ttl_ms.unwrap_or(defaults.job_ttl_ms),

@@ -66,6 +66,10 @@ layer! {
     election_ms_min: u64,
     /// Overrides the profile.
     election_ms_max: u64,
+    /// Log entries between two snapshots.
+    snapshot_entries: u64,
+    /// Log entries that stay below a snapshot.
+    log_keep_entries: u64,
     /// Seeds the setting of that name.
     keep_jobs_seconds: u64,
     /// Seeds the setting of that name.

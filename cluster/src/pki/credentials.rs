@@ -81,7 +81,7 @@ pub enum CredentialsError {
         folder: PathBuf,
     },
     /// A file cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{source}")]
     Io {
         /// Which file.
         path: PathBuf,

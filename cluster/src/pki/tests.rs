@@ -192,7 +192,7 @@ impl Disk for Folder {
     }
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         if self.full_at.is_some_and(|name| path.ends_with(name)) {
-            return Err(io::ErrorKind::StorageFull.into());
+            return Err(io::Error::new(io::ErrorKind::StorageFull, format!("{}: no space left", path.display())));
         }
         self.files.lock().expect("lock").insert(path.into(), bytes.into());
         Ok(())

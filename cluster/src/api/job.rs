@@ -1,0 +1,139 @@
+//! Jobs: submit, list, show, watch, kill.
+
+use super::event::stream;
+use super::{Answered, Api};
+use crate::http::{Fresh, JsonBody, Operator, PathPart, Query, Refusal, RequestName};
+use crate::watch::job_view;
+use axum::Extension;
+use axum::extract::State as Shared;
+use axum::response::sse::Event as SentEvent;
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use saltern_store::view::JobSummary as Held;
+use saltern_wire::api::{FailureCode, JobEvent, JobPage, JobState, JobSummary, JobView, Submit, Submitted};
+use saltern_wire::job::Progress;
+use saltern_wire::target::{Target, TargetKind};
+use saltern_wire::{JobId, Map, Value};
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Jobs in a page when the query does not say.
+const PAGE_DEFAULT: usize = 100;
+
+/// Most jobs in a page: a page is one answer, held in memory.
+const PAGE_MAX: usize = 1000;
+
+/// The function that ends a running job on a minion.
+const KILL_FUNCTION: &str = "saltutil.kill_job";
+
+/// What a list may be asked for.
+#[derive(Debug, Default, Deserialize)]
+pub struct Page {
+    limit: Option<usize>,
+    before: Option<JobId>,
+    #[serde(default)]
+    active: bool,
+}
+
+/// `POST /v1/jobs`
+pub async fn submit(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    RequestName(name): RequestName,
+    JsonBody(submit): JsonBody<Submit>,
+) -> Answered<Submitted> {
+    let (submitted, _) = api.jobs.submit(submit, &operator.0, name).await?;
+    Ok(api.answer(submitted))
+}
+
+/// `GET /v1/jobs`
+pub async fn list(Shared(api): Shared<Arc<Api>>, Query(page): Query<Page>, _: Fresh) -> Answered<JobPage> {
+    let limit = page.limit.unwrap_or(PAGE_DEFAULT);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        let message = format!("a page of {limit} jobs: ask for 1 to {PAGE_MAX}, and for the rest with `before`");
+        return Err(Refusal::new(FailureCode::Invalid, message));
+    }
+    api.read(move |_, state| {
+        let mut jobs: Vec<JobSummary> =
+            state.jobs(page.before, limit + 1, page.active)?.into_iter().map(summary).collect();
+        let more = jobs.len() > limit;
+        jobs.truncate(limit);
+        let next = jobs.last().map(|job| job.jid).filter(|_| more);
+        Ok(JobPage { jobs, next })
+    })
+    .await
+}
+
+/// `GET /v1/jobs/{jid}`
+pub async fn show(Shared(api): Shared<Arc<Api>>, PathPart(jid): PathPart, _: Fresh) -> Answered<JobView> {
+    let jid: JobId = jid.parse()?;
+    api.read(move |api, state| job_view(state, &api.presence, jid)?.ok_or_else(|| no_such_job(jid))).await
+}
+
+/// `GET /v1/jobs/{jid}/events`
+pub async fn events(Shared(api): Shared<Arc<Api>>, PathPart(jid): PathPart, _: Fresh) -> Result<Response, Refusal> {
+    let jid: JobId = jid.parse()?;
+    let place = api.stream_place()?;
+    let events = api.watch.job(jid)?.ok_or_else(|| no_such_job(jid))?;
+    let sent = events.map(|event| {
+        let name = match &event {
+            JobEvent::Return { .. } => "return",
+            JobEvent::Missing(_) => "missing",
+            JobEvent::Done { .. } => "done",
+        };
+        SentEvent::default().event(name).json_data(&event)
+    });
+    Ok(stream(&api, place, sent).into_response())
+}
+
+/// `POST /v1/jobs/{jid}/kill`
+pub async fn kill(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(operator): Extension<Operator>,
+    PathPart(jid): PathPart,
+    RequestName(name): RequestName,
+) -> Answered<Submitted> {
+    let jid: JobId = jid.parse()?;
+    let progress = api.truth.state().progress(&jid)?;
+    if progress.is_empty() {
+        return Err(no_such_job(jid));
+    }
+    // A minion that was not heard to accept may run it all the same: pure functions are not accepted, and the word may be
+    // on its way. Where nothing runs, the kill says so.
+    let runs = |progress: &Progress| matches!(progress, Progress::Waiting | Progress::Accepted);
+    let running: Vec<&str> =
+        progress.iter().filter(|(_, _, progress)| runs(progress)).map(|(_, minion, _)| minion.as_str()).collect();
+    if running.is_empty() {
+        return Err(Refusal::new(FailureCode::Conflict, format!("the job {jid} has ended on every minion")));
+    }
+    let submit = Submit {
+        target: Target { kind: TargetKind::List, expression: running.join(",") },
+        function: KILL_FUNCTION.into(),
+        arguments: vec![Value::String(jid.to_string())],
+        keywords: Map::new(),
+        ttl_ms: None,
+    };
+    let (submitted, _) = api.jobs.submit(submit, &operator.0, name).await?;
+    Ok(api.answer(submitted))
+}
+
+fn no_such_job(jid: JobId) -> Refusal {
+    let message = format!("there is no job {jid} here: it was never opened, or its record has been purged");
+    Refusal::new(FailureCode::NotFound, message)
+}
+
+/// A job in a list, as operators see it.
+fn summary(held: Held) -> JobSummary {
+    JobSummary {
+        jid: held.jid,
+        function: held.job.function,
+        arguments: held.job.arguments,
+        keywords: held.job.keywords,
+        target: held.job.target,
+        user: held.job.user,
+        opened: held.opened,
+        state: if held.done.is_some() { JobState::Done } else { JobState::Open },
+        targeted: held.targeted,
+        returned: held.returned,
+    }
+}

@@ -1,0 +1,184 @@
+//! The other half of joining, at a master of the cluster: makes join tokens and answers those who bring one.
+//!
+//! ```text
+//!   Join (token's hash, name, key) ─▶ id ─▶ CA key opened with the state secret ─▶ certificates ─▶ Directory + 1 ─▶ grant
+//! ```
+//!
+//! **Invariants.** The truth decides whether a token is good, and gives out the id, before anything is signed. Every step is
+//! harmless to repeat: the same key gets the same id, and a directory that names the joiner already is left alone.
+
+use super::init::WEIGHT_ORDINARY;
+use super::token;
+use crate::config::{Host, Name};
+use crate::http::Refusal;
+use crate::pki::{Authority, Credentials};
+use crate::replica::Replica;
+use crate::truth::Lane;
+use saltern_store::command::{Command, MasterCommand, Refused, Reply};
+use saltern_wire::api::{FailureCode, JoinGrant, JoinRequest, JoinToken, JoinTokenRequest, JoinTokenView};
+use saltern_wire::crypto::Signed;
+use saltern_wire::limits::MASTERS_MAX;
+use saltern_wire::master::{Directory, Endpoints, MasterRecord, MasterState};
+use saltern_wire::{RequestId, Revision};
+
+/// Directories that one join builds before it gives up: each one lost to another change of the directory meanwhile.
+const DIRECTORY_ATTEMPTS: u32 = 16;
+
+/// Longest life of a join token, in milliseconds: seven days.
+pub const TOKEN_TTL_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
+
+/// Makes a join token. A retry under the same request id prints the same token.
+pub async fn create_token(
+    replica: &dyn Replica,
+    credentials: &Credentials,
+    request: &JoinTokenRequest,
+    name: RequestId,
+) -> Result<(JoinTokenView, Revision), Refusal> {
+    if !(1..=TOKEN_TTL_MS_MAX).contains(&request.ttl_ms) {
+        let message = format!("a token cannot live for {} ms: use 1 to {TOKEN_TTL_MS_MAX}", request.ttl_ms);
+        return Err(Refusal::new(FailureCode::Invalid, message));
+    }
+    let directory = directory(replica)?;
+    let secret = token::secret(&credentials.state_secret, name);
+    let command =
+        MasterCommand::Token { secret_hash: token::secret_hash(&secret), ttl_ms: request.ttl_ms, uses: request.uses };
+    let committed = replica.propose(Lane::Control, Command::Master(command), Some(name)).await?;
+    let expires = match committed.applied? {
+        Reply::Token { expires } => expires,
+        other => return Err(unexpected(&other)),
+    };
+    let addresses = directory.masters.iter().map(|master| master.endpoints.api.clone()).collect();
+    let token = token::write(&JoinToken { addresses, ca_fingerprint: credentials.ca_fingerprint(), secret });
+    Ok((JoinTokenView { token, expires }, committed.revision))
+}
+
+/// Answers a machine that wants to join.
+pub async fn issue_join(
+    replica: &dyn Replica,
+    credentials: &Credentials,
+    request: &JoinRequest,
+    name: RequestId,
+) -> Result<(JoinGrant, Revision), Refusal> {
+    check(request)?;
+    let command = MasterCommand::Join {
+        secret_hash: token::secret_hash(&request.secret),
+        name: request.name.clone(),
+        public_key: request.public_key,
+    };
+    let joined = replica.propose(Lane::Control, Command::Master(command), Some(name)).await?;
+    let master = match joined.applied? {
+        Reply::Joined { master } => master,
+        other => return Err(unexpected(&other)),
+    };
+    let authority = authority(replica, credentials)?;
+    let generation = directory(replica)?.generation;
+    let certificate = authority.certify(master, &request.name, request.public_key, generation);
+    let record = MasterRecord {
+        id: master,
+        name: request.name.clone(),
+        state: MasterState::Joining,
+        endpoints: request.endpoints.clone(),
+        region: request.region.clone(),
+        zone: request.zone.clone(),
+        weight: WEIGHT_ORDINARY,
+        certificate: certificate.clone(),
+        public_key: request.public_key,
+    };
+    let (directory, revision) = enter(replica, &authority, record, joined.revision).await?;
+    let pki = |error: crate::pki::PkiError| Refusal::new(FailureCode::Internal, error.to_string());
+    let tls = authority.tls_certificate_pem(master, &request.public_key, &request.endpoints).map_err(pki)?;
+    tracing::info!(%master, name = request.name, "gave a joining master its certificates");
+    let grant = JoinGrant {
+        cluster: credentials.cluster,
+        master,
+        ca: credentials.ca,
+        ca_certificate_pem: credentials.ca_certificate_pem.clone(),
+        tls_certificate_pem: tls,
+        certificate,
+        state_secret: hex::encode(credentials.state_secret.as_slice()),
+        directory,
+    };
+    Ok((grant, revision))
+}
+
+/// Puts `record` into the directory, unless it is there already.
+async fn enter(
+    replica: &dyn Replica,
+    authority: &Authority,
+    record: MasterRecord,
+    joined: Revision,
+) -> Result<(Signed<Directory>, Revision), Refusal> {
+    let mut revision = joined;
+    for _ in 0..DIRECTORY_ATTEMPTS {
+        let mut next = directory(replica)?;
+        if let Some(held) = next.masters.iter_mut().find(|held| held.id == record.id) {
+            if held.endpoints == record.endpoints && held.public_key == record.public_key {
+                return Ok((authority.sign_directory(&next), revision));
+            }
+            // It asks again after a change of its configuration; how far it has come stays as it is.
+            *held = MasterRecord { state: held.state, weight: held.weight, ..record.clone() };
+        } else {
+            next.masters.push(record.clone());
+            next.masters.sort_by_key(|master| master.id);
+        }
+        if next.masters.len() > MASTERS_MAX {
+            let message = format!("the cluster has {MASTERS_MAX} masters, which is all it may have: remove one first");
+            return Err(Refusal::new(FailureCode::Conflict, message));
+        }
+        next.version += 1;
+        let signed = authority.sign_directory(&next);
+        let command = MasterCommand::Directory { directory: signed.clone() };
+        let committed = replica.propose(Lane::Control, Command::Master(command), None).await?;
+        revision = committed.revision;
+        match committed.applied {
+            Ok(_) => return Ok((signed, revision)),
+            // Somebody else changed it meanwhile, and this master has applied that by now.
+            Err(Refused::Conflict(_)) => {}
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+    Err(Refusal::new(FailureCode::Busy, "the directory of masters keeps changing: try again with the same token"))
+}
+
+/// Whether the request makes sense at all; the truth decides the rest.
+fn check(request: &JoinRequest) -> Result<(), Refusal> {
+    let invalid = |cause: String| Refusal::new(FailureCode::Invalid, cause);
+    for name in [&request.name, &request.region, &request.zone] {
+        Name::parse(name).map_err(invalid)?;
+    }
+    let Endpoints { fanout, session, mesh, api } = &request.endpoints;
+    for address in [fanout, session, mesh, api] {
+        Host::parse(address.host()).map_err(invalid)?;
+        let unspecified = address.host().parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+        if address.port() == 0 || unspecified {
+            return Err(invalid(format!("nobody can reach {address}: set `advertise` to a real address and port")));
+        }
+    }
+    Ok(())
+}
+
+/// The newest directory.
+fn directory(replica: &dyn Replica) -> Result<Directory, Refusal> {
+    let Some(signed) = replica.state().directory() else { return Err(unfounded()) };
+    signed.peek().map_err(|error| Refusal::new(FailureCode::Internal, format!("the directory: {error}")))
+}
+
+/// The CA, opened.
+fn authority(replica: &dyn Replica, credentials: &Credentials) -> Result<Authority, Refusal> {
+    let Some(ca) = replica.state().ca() else { return Err(unfounded()) };
+    Authority::unseal(credentials.cluster, &ca.public_key, &credentials.state_secret, &ca.sealed)
+        .map_err(|error| Refusal::new(FailureCode::Internal, error.to_string()))
+}
+
+fn unfounded() -> Refusal {
+    Refusal::new(
+        FailureCode::NoQuorum,
+        "this master has not caught up with its cluster yet: try again, or ask another one",
+    )
+}
+
+/// A reply of another sort than the command's: the request id was used before, for another write.
+fn unexpected(reply: &Reply) -> Refusal {
+    tracing::debug!(?reply, "a request id was used for two writes");
+    Refusal::new(FailureCode::Conflict, "this request id named another write before: draw a new one")
+}
