@@ -389,16 +389,18 @@ impl Truth {
                 return;
             }
             let voters = self.0.group.leader_state().voters.len();
-            let probes = self.0.probes.lock().unwrap_or_else(PoisonError::into_inner);
-            let heard = 1 + probes.values().filter(|probed| probed.reachable).count();
-            drop(probes);
-            if heard > voters / 2 {
+            if 1 + self.reachable_peers() > voters / 2 {
                 break;
             }
             tokio::time::sleep(LEADER_POLL).await;
         }
         self.handle_clocks();
         self.stamper().settle();
+    }
+
+    fn reachable_peers(&self) -> usize {
+        let probes = self.0.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.values().filter(|probed| probed.reachable).count()
     }
 
     fn stamper(&self) -> std::sync::MutexGuard<'_, Stamper> {

@@ -16,10 +16,12 @@
 //! [`fleet`] starts real processes on this machine, and [`demo`] is the story told with them.
 //!
 //! **It refuses** to know about Raft, RocksDB or ZeroMQ: it speaks [`saltern_wire::api`] and nothing else. Time and random
-//! bytes come from `saltern_pubsub::clock`.
+//! bytes come from [`edge`].
 
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod demo;
+pub mod edge;
 pub mod fleet;
 pub mod output;

@@ -9,7 +9,7 @@ use crate::raft::types::{LogRecord, Logged, Raft, Types, Written};
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::ReadPolicy;
-use openraft::{ChangeMembers, Config, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Instant as _, SnapshotPolicy};
 use saltern_store::command::Proposal;
 use saltern_store::Log;
 use saltern_wire::io::Clock;
@@ -119,7 +119,7 @@ impl Group {
     ) -> Result<(Self, Arc<RaftService>), GroupError> {
         let raft_config = raft_config(&config).validate().map_err(|error| GroupError::Config(error.to_string()))?;
         let snapshots = Arc::clone(machine.snapshots());
-        let network = NetworkFactory::new(mesh, Arc::clone(&snapshots));
+        let network = NetworkFactory::new(mesh, Arc::clone(&snapshots), machine.disk_work());
         let raft = Raft::new(id.0, Arc::new(raft_config), network, RaftLog::new(log), machine.clone())
             .await
             .map_err(|error| GroupError::Stopped(error.to_string()))?;
@@ -149,6 +149,8 @@ impl Group {
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
                 Err(GroupError::Membership(error.to_string()))
             }
+            // Preconditions belong to another kind of write, which is never asked for here.
+            Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => Err(GroupError::Unknown),
         }
     }
 

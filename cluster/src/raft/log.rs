@@ -4,6 +4,7 @@ use crate::raft::types::{Entry, LogId, LogRecord, Types, Vote, pack, unpack};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::OptionalSend;
 use saltern_store::Log;
+use saltern_store::log::Done;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -23,7 +24,7 @@ impl RaftLog {
         Self { log }
     }
 
-    fn read(&self, range: impl RangeBounds<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+    fn read(&self, range: impl RangeBounds<u64>, bytes_max: Option<usize>) -> io::Result<Vec<Entry>> {
         let start = match range.start_bound() {
             Bound::Included(at) => *at,
             Bound::Excluded(at) => at + 1,
@@ -48,16 +49,26 @@ fn read_packed<T: serde::Serialize + serde::de::DeserializeOwned>(bytes: Option<
     bytes.map(|bytes| unpack(&bytes).map_err(fatal)).transpose()
 }
 
+/// Starts a write and waits until it is durable.
+async fn synced(write: impl FnOnce(Done)) -> io::Result<()> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    write(Box::new(move |result| {
+        // Nobody waits any more: the core is stopping.
+        let _ = sender.send(result);
+    }));
+    receiver.await.map_err(|_| fatal("the log stopped"))?
+}
+
 impl RaftLogReader<Types> for RaftLog {
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        self.read(range, usize::MAX)
+        self.read(range, None)
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
-        self.read(start..end, READ_BYTES_MAX)
+        self.read(start..end, Some(READ_BYTES_MAX))
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -69,11 +80,8 @@ impl RaftLogStorage<Types> for RaftLog {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> Result<LogState<Types>, io::Error> {
-        let last_purged_log_id: Option<LogId> = read_packed(self.log.purged())?;
-        let last = match self.log.last() {
-            Some(index) => self.read(index..=index, usize::MAX)?.pop().map(|entry| entry.log_id),
-            None => None,
-        };
+        let last_purged_log_id: Option<LogId> = read_packed(self.log.purged().map(|purged| purged.position))?;
+        let last = self.log.last().map_err(fatal)?.map(|record| record.0.log_id);
         Ok(LogState { last_log_id: last.or_else(|| last_purged_log_id.clone()), last_purged_log_id })
     }
 
@@ -82,14 +90,14 @@ impl RaftLogStorage<Types> for RaftLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.log.save_vote(pack(vote)).map_err(fatal)
+        synced(|done| self.log.save_vote(pack(vote), done)).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        match committed {
-            Some(committed) => self.log.save_committed(pack(&committed)).map_err(fatal),
-            None => Ok(()),
+        if let Some(committed) = committed {
+            self.log.save_committed(pack(&committed));
         }
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
@@ -102,14 +110,15 @@ impl RaftLogStorage<Types> for RaftLog {
         I::IntoIter: OptionalSend,
     {
         let records = entries.into_iter().map(LogRecord).collect();
-        self.log.append(records, Box::new(move |result| callback.io_completed(result))).map_err(fatal)
+        self.log.append(records, Box::new(move |result| callback.io_completed(result)));
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        self.log.truncate_after(last.map(|last| last.index())).map_err(fatal)
+        synced(|done| self.log.truncate_after(last.map(|last| last.index()), done)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
-        self.log.purge(upto.index(), pack(&upto)).map_err(fatal)
+        synced(|done| self.log.purge(upto.index(), pack(&upto), done)).await
     }
 }

@@ -3,6 +3,7 @@
 use crate::raft::types::{Entry, LogId, Membership, SnapshotMeta, Types, Written, pack, unpack};
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+use openraft::alias::SnapshotOf;
 use openraft::{EntryPayload, OptionalSend};
 use saltern_store::{AppliedEntry, Item, Payload, Snapshot as Files, Snapshots, State};
 use saltern_wire::Revision;
@@ -103,12 +104,11 @@ impl Machine {
         Ok((position, membership.unwrap_or_default()))
     }
 
-    fn offer(files: Files) -> io::Result<Snapshot<SnapshotMeta, Files>> {
-        let last_log_id = Some(unpack(&files.manifest().position).map_err(io::Error::other)?);
-        let last_membership = match files.manifest().membership.as_slice() {
-            [] => Membership::default(),
-            bytes => unpack(bytes).map_err(io::Error::other)?,
-        };
+    fn offer(files: Files) -> io::Result<SnapshotOf<Types, Files>> {
+        let position = files.manifest.position.as_deref().map(unpack).transpose();
+        let last_log_id = position.map_err(io::Error::other)?;
+        let membership = files.manifest.membership.as_deref().map(unpack).transpose();
+        let last_membership = membership.map_err(io::Error::other)?.unwrap_or_default();
         Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: files })
     }
 }
@@ -154,13 +154,13 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, files: Files) -> Result<(), io::Error> {
         let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
-        self.disk_work.run(move || snapshots.install(&state, files)).await?.map_err(io::Error::other)?;
+        self.disk_work.run(move || snapshots.install(&state, &files)).await?.map_err(io::Error::other)?;
         self.applied.send_replace(self.state.applied_index());
         tracing::info!(index = self.state.applied_index(), "installed a snapshot");
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<SnapshotMeta, Files>>, io::Error> {
+    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<Types, Files>>, io::Error> {
         self.snapshots.current().map(Self::offer).transpose()
     }
 }
@@ -168,7 +168,7 @@ impl RaftStateMachine<Types> for Machine {
 impl RaftSnapshotBuilder<Types> for Machine {
     type SnapshotData = Files;
 
-    async fn build_snapshot(&mut self) -> Result<Snapshot<SnapshotMeta, Files>, io::Error> {
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Files>, io::Error> {
         let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
         let files = self.disk_work.run(move || snapshots.create(&state)).await?.map_err(io::Error::other)?;
         Self::offer(files)

@@ -3,7 +3,8 @@
 
 use crate::mesh::message::{Channel, RaftCall, Request, Response};
 use crate::mesh::{Mesh, MeshError};
-use crate::raft::types::{SnapshotMeta, Types, Vote, pack, unpack};
+use crate::raft::machine::DiskWork;
+use crate::raft::types::{Types, Vote, pack, unpack};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::base::{BoxFuture, BoxStream};
@@ -13,7 +14,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::storage::Snapshot;
+use openraft::alias::SnapshotOf;
 use openraft::{AnyError, OptionalSend};
 use saltern_store::{Snapshot as Files, Snapshots};
 use saltern_wire::MasterId;
@@ -23,7 +24,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Appends that are on their way at one time. Enough to keep a 200 ms road busy with full messages.
@@ -46,12 +47,13 @@ const STREAM_SILENCE_MAX: Duration = Duration::from_secs(3);
 pub struct NetworkFactory {
     mesh: Arc<Mesh>,
     snapshots: Arc<Snapshots>,
+    disk_work: DiskWork,
 }
 
 impl NetworkFactory {
     /// Over a mesh.
-    pub fn new(mesh: Arc<Mesh>, snapshots: Arc<Snapshots>) -> Self {
-        Self { mesh, snapshots }
+    pub fn new(mesh: Arc<Mesh>, snapshots: Arc<Snapshots>, disk_work: DiskWork) -> Self {
+        Self { mesh, snapshots, disk_work }
     }
 }
 
@@ -60,7 +62,8 @@ impl RaftNetworkFactory<Types> for NetworkFactory {
 
     async fn new_client(&mut self, target: u64, _node: &openraft::impls::EmptyNode) -> Network {
         let to = MasterId(target);
-        Network { to, mesh: Arc::clone(&self.mesh), snapshots: Arc::clone(&self.snapshots), stream: None }
+        let (mesh, snapshots) = (Arc::clone(&self.mesh), Arc::clone(&self.snapshots));
+        Network { to, mesh, snapshots, disk_work: self.disk_work, stream: Mutex::new(None) }
     }
 }
 
@@ -69,8 +72,10 @@ pub struct Network {
     to: MasterId,
     mesh: Arc<Mesh>,
     snapshots: Arc<Snapshots>,
+    disk_work: DiskWork,
     /// Kept across append streams: openraft opens a new one after every probe.
-    stream: Option<Link>,
+    /// The mutex is never locked: it only makes the link shareable in type.
+    stream: Mutex<Option<Link>>,
 }
 
 fn unreachable(error: &dyn std::error::Error) -> Unreachable<Types> {
@@ -119,9 +124,9 @@ impl Network {
         }
     }
 
-    async fn send_snapshot(&self, vote: &Vote, snapshot: Snapshot<SnapshotMeta, Files>) -> Result<Vote, StreamingError<Types>> {
+    async fn send_snapshot(&self, vote: &Vote, snapshot: SnapshotOf<Types, Files>) -> Result<Vote, StreamingError<Types>> {
         let files = snapshot.snapshot;
-        let begin = RaftCall::SnapshotBegin(files.manifest().encode());
+        let begin = RaftCall::SnapshotBegin(files.manifest.encode());
         let missing = match self.snapshot_call(begin, SNAPSHOT_PIECE_TIMEOUT).await? {
             Response::SnapshotMissing(missing) => missing,
             other => return Err(broken(format!("unexpected reply {other:?}")).into()),
@@ -129,10 +134,9 @@ impl Network {
         for (file, start) in missing {
             let mut offset = start;
             loop {
-                let (snapshots, files_here, name) = (Arc::clone(&self.snapshots), files.clone(), file.clone());
-                let data = snapshots
-                    .read_chunk(&files_here, &name, offset, SNAPSHOT_CHUNK_BYTES_MAX)
-                    .map_err(|error| broken(error.to_string()))?;
+                let (snapshots, id, name) = (Arc::clone(&self.snapshots), files.manifest.id.clone(), file.clone());
+                let read = move || snapshots.read_chunk(&id, &name, offset, SNAPSHOT_CHUNK_BYTES_MAX);
+                let data = self.disk_work.run(read).await.map_err(broken)?.map_err(broken)?;
                 let last = data.len() < SNAPSHOT_CHUNK_BYTES_MAX;
                 let len = data.len() as u64;
                 let chunk = RaftCall::SnapshotChunk { file: file.clone(), offset, data };
@@ -171,11 +175,12 @@ impl RaftNetworkV2<Types> for Network {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            if self.stream.is_none() {
+            let slot = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+            if slot.is_none() {
                 let link = self.mesh.open(self.to, Channel::Replicate, option.hard_ttl() * 4).await;
-                self.stream = Some(link.map_err(|error| call_error(&error))?);
+                *slot = Some(link.map_err(|error| call_error(&error))?);
             }
-            let stream: BoxStream<'s, _> = Box::pin(pipeline(&mut self.stream, input));
+            let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, input));
             Ok(stream)
         })
     }
@@ -195,7 +200,7 @@ impl RaftNetworkV2<Types> for Network {
     async fn full_snapshot(
         &mut self,
         vote: Vote,
-        snapshot: Snapshot<SnapshotMeta, Files>,
+        snapshot: SnapshotOf<Types, Files>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {

@@ -89,14 +89,15 @@ impl RaftService {
         tracing::info!(%from, files = manifest.files.len(), "receiving a snapshot");
         let snapshots = Arc::clone(&self.snapshots);
         let receiving = self.disk_work.run(move || snapshots.receive(manifest)).await.map_err(text)?.map_err(text)?;
-        let missing = receiving.missing();
+        let missing = receiving.missing().map_err(text)?;
+        let missing = missing.into_iter().map(|piece| (piece.file, piece.offset)).collect();
         self.receiving.lock().await.insert(from, receiving);
         Ok(Response::SnapshotMissing(missing))
     }
 
     async fn chunk(&self, from: MasterId, file: String, offset: u64, data: Vec<u8>) -> Result<Response, String> {
-        let mut all = self.receiving.lock().await;
-        let receiving = all.get_mut(&from).ok_or("no snapshot was announced")?;
+        let all = self.receiving.lock().await;
+        let receiving = all.get(&from).ok_or("no snapshot was announced")?;
         receiving.write_chunk(&file, offset, &data).map_err(text)?;
         self.hear();
         Ok(Response::Done)

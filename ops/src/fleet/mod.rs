@@ -11,6 +11,9 @@
 //! **It refuses** to know what the processes do: it writes their configuration, starts, kills, freezes and restarts them.
 
 pub mod binaries;
+pub mod bring_up;
+pub mod burst;
+pub mod jobs;
 pub mod ports;
 pub mod process;
 
@@ -196,7 +199,8 @@ impl Fleet {
             let _ = writeln!(text, "  - {}:{}", master.address, self.ports.session);
         }
         let data = minion.folder.join("data");
-        let _ = write!(text, "ca_fingerprint: {ca_fingerprint}\ndata_dir: {}\n{}", data.display(), self.plan.minion_extra);
+        let _ =
+            write!(text, "ca_fingerprint: {ca_fingerprint}\ndata_dir: {}\n{}", data.display(), self.plan.minion_extra);
         write(&minion.folder.join("minion.yaml"), &text)
     }
 
@@ -230,6 +234,17 @@ impl Fleet {
         let masters = self.masters.iter_mut().filter_map(|master| master.process.as_mut());
         let minions = self.minions.iter_mut().filter_map(|minion| minion.process.as_mut());
         masters.chain(minions).find_map(Process::ended)
+    }
+}
+
+impl Drop for Fleet {
+    /// Jobs outlive their minion by design; those of a fleet end with it.
+    fn drop(&mut self) {
+        self.masters.clear();
+        for minion in &mut self.minions {
+            minion.process = None;
+            process::kill_all_of(&minion.folder);
+        }
     }
 }
 

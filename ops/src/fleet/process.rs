@@ -5,6 +5,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+/// Environment variable in which every process of a fleet finds its own name, and hands it on to what it starts.
+pub const MEMBER_VARIABLE: &str = "SALTERN_FLEET_MEMBER";
+
+/// Environment variable with the folder of the process that started it, so that what a process left behind can be found.
+pub const FOLDER_VARIABLE: &str = "SALTERN_FLEET_FOLDER";
+
 /// Bytes of a log's end that an error shows.
 const LOG_TAIL_BYTES: usize = 2_000;
 
@@ -46,9 +52,12 @@ impl Process {
         let start = || {
             let out = File::options().create(true).append(true).open(&log)?;
             let err = out.try_clone()?;
-            Command::new(program).args(arguments).stdin(Stdio::null()).stdout(out).stderr(err).spawn()
+            let mut command = Command::new(program);
+            command.args(arguments).env(MEMBER_VARIABLE, name).env(FOLDER_VARIABLE, folder);
+            command.stdin(Stdio::null()).stdout(out).stderr(err).spawn()
         };
-        let child = start().map_err(|source| ProcessError::Start { name: name.into(), program: program.into(), source })?;
+        let child =
+            start().map_err(|source| ProcessError::Start { name: name.into(), program: program.into(), source })?;
         Ok(Self { name: name.into(), child, log })
     }
 
@@ -121,11 +130,29 @@ fn tail(path: &Path) -> String {
     String::from_utf8_lossy(&bytes[start..]).into_owned()
 }
 
+/// Kills whatever still runs for the member in `folder`: the process itself, its jobs and their supervisors. Gives how many
+/// processes that were.
+pub fn kill_all_of(folder: &Path) -> usize {
+    let wanted = format!("{FOLDER_VARIABLE}={}", folder.display());
+    let mut killed = 0;
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Ok(environment) = std::fs::read(entry.path().join("environ")) else { continue };
+        let ours = environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes());
+        if let Some(pid) = Pid::from_raw(id).filter(|_| ours) {
+            // It may have ended since it was listed.
+            killed += usize::from(kill_process(pid, Signal::KILL).is_ok());
+        }
+    }
+    killed
+}
+
 /// Runs `program` to its end and returns what it printed.
 pub fn run(program: &Path, arguments: &[String]) -> Result<String, ProcessError> {
     let name = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
-    let output = output.map_err(|source| ProcessError::Start { name: name.clone(), program: program.into(), source })?;
+    let output =
+        output.map_err(|source| ProcessError::Start { name: name.clone(), program: program.into(), source })?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(said);

@@ -1,0 +1,26 @@
+//! `saltern-master`: one master of a cluster. Everything is in the library, so that tests reach it.
+
+use clap::Parser;
+use saltern_cluster::program::{Arguments, main_of};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing is left to tell if the terminal is gone. clap ends usage errors with 2; sysexits.h says 64.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("saltern-master: cannot start: {error}");
+            return ExitCode::from(71);
+        }
+    };
+    let code = runtime.block_on(main_of(arguments));
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    ExitCode::from(code)
+}

@@ -1,0 +1,309 @@
+//! A master, put together: its parts are started in the order in which they stand on each other, and stopped in reverse.
+//!
+//! ```text
+//!   log, state, snapshots  ▶  mesh  ▶  raft group  ▶  mesh server  ▶  truth  ▶  duties
+//!       ▶  presence, inbox, fan-out, sessions  ▶  publishing  ▶  watch, submit      (then, in `main`, HTTP)
+//! ```
+//!
+//! Everything that differs between production, a test and the simulation comes in as [`Edges`].
+
+use crate::mesh::message::{Channel, Request, Response};
+use crate::mesh::server::{MeshService, serve};
+use crate::mesh::{Mesh, MeshTransport};
+use crate::pki::Credentials;
+use crate::presence::table::{Heard, PresenceUpdate};
+use crate::presence::{PeerChannel, Presence, SEND_WITHIN};
+use crate::raft::machine::{DiskWork, Machine};
+use crate::raft::{Group, GroupConfig, GroupError};
+use crate::replica::Replica;
+use crate::service::MasterService;
+use crate::sessions::{Parts, Sessions, SharedPublisher};
+use crate::submit::Jobs;
+use crate::truth::{Lane, ProposeError, Truth};
+use crate::watch::Watch;
+use crate::{duties, inbox, publish};
+use saltern_pubsub::publisher::Publisher;
+use saltern_pubsub::serve::MasterCredentials;
+use saltern_store::command::{Effect, Proposal};
+use saltern_store::kv::Engine;
+use saltern_store::{FlushBy, Log, Snapshots, State, StoreError};
+use saltern_wire::crypto::Signed;
+use saltern_wire::io::{Address, Io, TransportError};
+use saltern_wire::master::{Directory, Endpoints};
+use saltern_wire::{MasterId, RequestId};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long stopping may take before the process ends anyway: nothing acknowledged depends on an orderly end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the founding command may take: the only voter elects itself first.
+const FOUND_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often the Raft core is looked at: a dead one is silent.
+const CORE_WATCH_EVERY: Duration = Duration::from_millis(250);
+
+/// What a node needs to know.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Where log, state and snapshots live.
+    pub data_dir: PathBuf,
+    /// What it listens on. The API's address is not used here.
+    pub bind: Endpoints,
+    /// Raft's timing and compaction.
+    pub group: GroupConfig,
+}
+
+/// Everything that differs between production, a test and the simulation.
+pub struct Edges {
+    /// Transport to minions, clock, entropy, small files.
+    pub io: Io,
+    /// Transport to other masters.
+    pub mesh: Arc<dyn MeshTransport>,
+    /// Where tables and log are kept.
+    pub engine: Arc<dyn Engine>,
+    /// Who flushes the log.
+    pub flush: FlushBy,
+    /// Where long disk work runs.
+    pub disk_work: DiskWork,
+}
+
+/// Why a master does not start. One line each.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address cannot be used.
+    #[error("cannot listen on {0}; is another master running, or the port used by another program?")]
+    Listen(#[from] TransportError),
+    /// Raft does not start.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    /// The cluster could not be founded.
+    #[error("the cluster could not be founded: {0}")]
+    Found(ProposeError),
+    /// The founding command was refused.
+    #[error("the cluster could not be founded: {0}")]
+    Refused(String),
+    /// The directory of the data folder cannot be read.
+    #[error("the directory of masters in the data folder is not valid: {0}")]
+    Directory(String),
+}
+
+/// A running master. Stop it with [`Node::stop`]; dropping it leaves its tasks to the runtime.
+pub struct Node {
+    /// The replicated truth.
+    pub truth: Truth,
+    /// Who is attached where.
+    pub presence: Presence,
+    /// The sessions of this master.
+    pub sessions: Sessions,
+    /// Takes jobs.
+    pub jobs: Arc<Jobs>,
+    /// Streams of jobs and events.
+    pub watch: Watch,
+    /// Who this master is.
+    pub credentials: Arc<Credentials>,
+    /// The edges.
+    pub io: Io,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    core_stop: CancellationToken,
+}
+
+impl Node {
+    /// Starts a master. `founding` is the first command of a cluster that this master founds; giving it again is harmless.
+    pub async fn start(
+        config: NodeConfig,
+        edges: Edges,
+        credentials: Arc<Credentials>,
+        founding: Option<Proposal>,
+    ) -> Result<Self, StartError> {
+        let (tasks, stop, core_stop) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+        let (group, service, mesh) = start_group(&config, &edges, &credentials, &tasks, &core_stop).await?;
+        let Edges { io, .. } = edges;
+        let truth = Truth::new(
+            credentials.master,
+            group.clone(),
+            Arc::clone(&mesh),
+            Arc::clone(&io.clock),
+            Arc::clone(&io.entropy),
+        );
+        let replica: Arc<dyn Replica> = Arc::new(truth.clone());
+        let presence = Presence::new(Arc::clone(&replica), io.clone());
+        service.complete(truth.clone(), presence.clone());
+        tasks.spawn(follow_directory(truth.clone(), Arc::clone(&service), stop.clone()));
+        tasks.spawn(watch_core(truth.clone(), stop.clone()));
+        duties::start(&truth, &credentials, &tasks, &stop);
+        if let Some(founding) = founding {
+            found(&truth, founding).await?;
+        }
+
+        presence.start(Arc::new(PresenceRoad(Arc::clone(&mesh))), &tasks, stop.clone());
+        let inbox = inbox::Inbox::start(Arc::clone(&replica), &tasks, &stop);
+        let fanout = io.transport.fanout(&config.bind.fanout).await?;
+        let identity = (*credentials.identity).clone();
+        let publisher = Publisher::new(fanout, credentials.master, identity, Arc::clone(&io.entropy));
+        let publisher = SharedPublisher::new(publisher);
+        let listener = io.transport.listen(&config.bind.session).await?;
+        let parts = Parts {
+            replica: Arc::clone(&replica),
+            io: io.clone(),
+            publisher: publisher.clone(),
+            credentials: MasterCredentials {
+                identity: (*credentials.identity).clone(),
+                certificate: credentials.certificate.clone(),
+                ca: credentials.ca,
+            },
+            presence: presence.clone(),
+            inbox,
+        };
+        let sessions = Sessions::start(parts, listener, &tasks, stop.clone());
+        publish::start(Arc::clone(&replica), io.clone(), publisher, sessions.clone(), &tasks, stop.clone());
+        let jobs = Arc::new(Jobs::new(Arc::clone(&replica), &credentials));
+        let watch = Watch::new(replica, presence.clone());
+        tracing::info!(master = %credentials.master, name = credentials.name, "this master is running");
+        Ok(Self { truth, presence, sessions, jobs, watch, credentials, io, tasks, stop, core_stop })
+    }
+
+    /// Ends when this master can no longer run (its Raft core stopped), with the reason.
+    pub async fn failed(&self) -> String {
+        loop {
+            if let Some(cause) = self.truth.group().leader_state().stopped {
+                return cause;
+            }
+            tokio::time::sleep(CORE_WATCH_EVERY).await;
+        }
+    }
+
+    /// The tasks of this master; what serves its API joins them.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// A token that is cancelled when this master stops.
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Stops everything, last started first.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.truth.group().stop().await;
+        self.core_stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not stop in time; ending anyway");
+        }
+    }
+}
+
+/// Opens the stores and starts Raft and the port for other masters.
+async fn start_group(
+    config: &NodeConfig,
+    edges: &Edges,
+    credentials: &Credentials,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<(Group, Arc<MasterService>, Arc<Mesh>), StartError> {
+    let engine = Arc::clone(&edges.engine);
+    let log = Log::open(&*engine, &config.data_dir.join("log"), edges.flush)?;
+    let state = State::open(Arc::clone(&engine), &config.data_dir.join("state"))?;
+    let snapshots = Arc::new(Snapshots::open(engine, &config.data_dir.join("snapshots"))?);
+    let directory = newest_directory(state.directory(), credentials)?;
+    let mesh = Mesh::new(Arc::clone(&edges.mesh));
+    mesh.learn(&directory);
+    let machine = Machine::new(state, snapshots, edges.disk_work);
+    let clock = Arc::clone(&edges.io.clock);
+    let (group, raft) =
+        Group::start(credentials.master, config.group.clone(), Arc::clone(&mesh), log, machine, clock).await?;
+    let service = Arc::new(MasterService::new(raft));
+    service.admit(directory.masters.iter().map(|master| master.id).collect());
+    let answering: Arc<dyn MeshService> = Arc::clone(&service) as Arc<dyn MeshService>;
+    serve(&*edges.mesh, &config.bind.mesh, answering, tasks, stop.clone()).await?;
+    Ok((group, service, mesh))
+}
+
+/// The truth's directory, or the one this master was founded or joined with while the truth is still empty.
+fn newest_directory(held: Option<Signed<Directory>>, credentials: &Credentials) -> Result<Directory, StartError> {
+    let refuse = |error: &dyn std::fmt::Display| StartError::Directory(error.to_string());
+    let given = credentials.directory.verify(&credentials.ca).map_err(|error| refuse(&error))?.into_inner();
+    let Some(held) = held else { return Ok(given) };
+    let held = held.verify(&credentials.ca).map_err(|error| refuse(&error))?.into_inner();
+    Ok(if given.replaces(&held) { given } else { held })
+}
+
+/// Makes this master the first of its cluster and commits the founding command. Both are harmless to repeat.
+async fn found(truth: &Truth, founding: Proposal) -> Result<(), StartError> {
+    if truth.state().cluster().is_some() {
+        return Ok(());
+    }
+    truth.group().found(truth.id()).await?;
+    let request = founding.request.unwrap_or(RequestId::from_bytes([0; 16]));
+    let propose = truth.propose(Lane::Control, founding.command, Some(request));
+    let committed = match tokio::time::timeout(FOUND_TIMEOUT, propose).await {
+        Ok(committed) => committed.map_err(StartError::Found)?,
+        Err(_) => return Err(StartError::Found(ProposeError::Unknown)),
+    };
+    committed.applied.map(drop).map_err(|refused| StartError::Refused(refused.to_string()))
+}
+
+/// Keeps the mesh's addresses and the set of admitted masters those of the newest directory.
+async fn follow_directory(truth: Truth, service: Arc<MasterService>, stop: CancellationToken) {
+    let mut effects = truth.subscribe();
+    loop {
+        let entry = tokio::select! {
+            entry = effects.recv() => entry,
+            () = stop.cancelled() => return,
+        };
+        let newest = match entry {
+            Ok(entry) => entry.effects.iter().rev().find_map(|effect| match effect {
+                Effect::Directory { directory } => Some(directory.clone()),
+                _ => None,
+            }),
+            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => truth.state().directory(),
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        };
+        let Some(Ok(directory)) = newest.map(|signed| signed.peek()) else { continue };
+        service.admit(directory.masters.iter().map(|master| master.id).collect());
+        truth.mesh().learn(&directory);
+    }
+}
+
+/// Says when the Raft core has stopped; whoever runs the node ends the process for it.
+async fn watch_core(truth: Truth, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(CORE_WATCH_EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+        if let Some(cause) = truth.group().leader_state().stopped {
+            if !stop.is_cancelled() {
+                tracing::error!(cause, "the Raft core stopped; this master cannot go on");
+            }
+            return;
+        }
+    }
+}
+
+/// Presence over the mesh.
+struct PresenceRoad(Arc<Mesh>);
+
+#[async_trait::async_trait]
+impl PeerChannel for PresenceRoad {
+    async fn send_presence(&self, to: MasterId, update: PresenceUpdate) -> Option<Heard> {
+        match self.0.ask(to, Channel::Work, &Request::Presence(update), SEND_WITHIN).await {
+            Ok(Response::Presence(heard)) => Some(heard),
+            _ => None,
+        }
+    }
+}
+
+/// `address` with the port that was asked for, for configurations that bind an interface.
+pub fn bind_address(interface: std::net::IpAddr, port: u16) -> Address {
+    Address::new(interface.to_string(), port)
+}
