@@ -412,11 +412,11 @@ fn dead_links(files: &[File]) -> Vec<String> {
     complaints
 }
 
-/// Files and folders that ARCHITECTURE names in backquotes and that are not there.
+/// Files and folders that the documents name in backquotes and that are not there.
 fn phantom_paths(files: &[File]) -> Vec<String> {
     let exists = |path: &str| files.iter().any(|file| file.path == path || file.path.starts_with(&format!("{path}/")));
     let mut complaints = Vec::new();
-    for file in files.iter().filter(|file| file.path == "ARCHITECTURE.md" || file.path == "CONTRIBUTING.md") {
+    for file in files.iter().filter(|file| ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"].contains(&&*file.path)) {
         for (at, line) in file.lines() {
             for word in line.split('`').skip(1).step_by(2) {
                 let path = word.trim_end_matches('/');
