@@ -80,6 +80,8 @@ pub(crate) struct Tail<E> {
     /// Contiguous, up to the last entry: the entry, its length, and the number of the queued operation that brought it.
     entries: VecDeque<(E, usize, u64)>,
     bytes: usize,
+    /// The first entry that is not purged, if `last` is there.
+    begin: u64,
     last: Option<u64>,
     purged: Option<Purged>,
     vote: Option<Vec<u8>>,
@@ -137,7 +139,7 @@ impl<E: LogEntry> Log<E> {
             let tail = &queue.tail;
             let Some(last) = tail.last else { return Ok(Vec::new()) };
             let end = end.min(last.saturating_add(1));
-            let start = start.max(tail.purged.as_ref().map_or(0, |purged| purged.index + 1));
+            let start = start.max(tail.begin);
             let Some(first) = tail.first() else { return self.read_disk(start, end, taken) };
             let cached = tail.entries.iter().skip(usize::try_from(start.saturating_sub(first)).unwrap_or(usize::MAX));
             let within = cached.take_while(|(entry, ..)| entry.index() < end);
@@ -223,8 +225,7 @@ impl<E: LogEntry> Log<E> {
     pub fn purge(&self, upto: u64, position: Vec<u8>, done: Done) {
         let mut queue = self.writer.lock();
         if queue.tail.purged.as_ref().is_some_and(|purged| purged.index >= upto) {
-            drop(queue);
-            return done(Ok(()));
+            return self.writer.queue(queue, Op::Nothing, false, Some(done));
         }
         queue.tail.purge(upto, position.clone());
         self.writer.queue(queue, Op::Purge { upto, position }, true, Some(done));
@@ -311,6 +312,7 @@ impl<E: LogEntry> Tail<E> {
         let mut tail = Self {
             entries: VecDeque::new(),
             bytes: 0,
+            begin: 0,
             last: None,
             vote: meta(writer::VOTE)?,
             committed: meta(writer::COMMITTED)?,
@@ -348,6 +350,9 @@ impl<E: LogEntry> Tail<E> {
     }
 
     fn push(&mut self, entry: E, len: usize, number: u64) {
+        if self.last.is_none() {
+            self.begin = entry.index();
+        }
         self.last = Some(entry.index());
         self.bytes += len;
         self.entries.push_back((entry, len, number));
@@ -365,8 +370,7 @@ impl<E: LogEntry> Tail<E> {
         while let Some((_, len, _)) = self.entries.pop_back_if(|(entry, ..)| entry.index() >= from) {
             self.bytes -= len;
         }
-        let begins = self.purged.as_ref().map_or(0, |purged| purged.index + 1);
-        self.last = self.last.filter(|_| from > begins).map(|last| last.min(from - 1));
+        self.last = self.last.filter(|_| from > self.begin).map(|last| last.min(from - 1));
     }
 
     fn purge(&mut self, upto: u64, position: Vec<u8>) {
@@ -374,6 +378,7 @@ impl<E: LogEntry> Tail<E> {
             self.bytes -= len;
         }
         self.last = self.last.filter(|last| *last > upto);
+        self.begin = self.begin.max(upto.saturating_add(1));
         self.purged = Some(Purged { index: upto, position });
     }
 }

@@ -28,6 +28,8 @@ pub(super) enum Op {
     Vote(Vec<u8>),
     /// The committed position.
     Committed(Vec<u8>),
+    /// Nothing to write, but the callback waits for its turn.
+    Nothing,
 }
 
 struct Queued {
@@ -185,5 +187,6 @@ fn add(batch: &mut Batch, op: Op) {
         }
         Op::Vote(vote) => batch.put(Table::LogMeta, meta(VOTE), frame::seal(&vote)),
         Op::Committed(committed) => batch.put(Table::LogMeta, meta(COMMITTED), frame::seal(&committed)),
+        Op::Nothing => {}
     }
 }

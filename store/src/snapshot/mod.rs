@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   <dir>/making/              a checkpoint being made                    removed at open
-//!   <dir>/<id>/ <id>.manifest  a whole, durable snapshot                  the newest one is kept
+//!   <dir>/<id>/ <id>.manifest  a whole, durable snapshot                  the newest two are kept
 //!   <dir>/recv-<id>/ recv-<id>.manifest   one on its way in               kept at open: receiving resumes there
 //! ```
 //!
@@ -26,6 +26,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where a checkpoint is made before it has its id.
 const MAKING: &str = "making";
+/// Snapshots kept: the current one, and the one before it, because a slow receiver may still be reading that.
+const KEPT: usize = 2;
 /// What names of unfinished receptions begin with.
 const RECEIVING: &str = "recv-";
 /// What names of manifests end with.
@@ -51,17 +53,18 @@ pub struct Snapshots {
 struct Shared {
     engine: Arc<dyn Engine>,
     dir: PathBuf,
-    current: Mutex<Option<Snapshot>>,
+    /// Newest first, at most [`KEPT`].
+    kept: Mutex<Vec<Snapshot>>,
     /// Held while a snapshot is made: there is one folder for it.
     making: Mutex<()>,
 }
 
 impl Snapshots {
-    /// Opens (or makes) the folder, finds the newest whole snapshot in it and removes everything that is neither that nor
-    /// an unfinished reception.
+    /// Opens (or makes) the folder, finds the newest whole snapshots in it and removes everything that is neither one of
+    /// them nor an unfinished reception. The newest one must be whole: the log was purged because of it.
     pub fn open(engine: Arc<dyn Engine>, dir: &Path) -> Result<Self, StoreError> {
         engine.make_folder(dir)?;
-        let mut newest: Option<Manifest> = None;
+        let mut found = Vec::new();
         for name in engine.list(dir)? {
             let Some(id) = name.strip_suffix(MANIFEST).filter(|id| !id.starts_with(RECEIVING)) else { continue };
             let manifest = manifest::load(engine.as_ref(), &dir.join(&name))?;
@@ -71,22 +74,24 @@ impl Snapshots {
                     format!("it says it is {}", manifest.id),
                 ));
             }
-            if newest.as_ref().is_none_or(|newest| newest.applied < manifest.applied) {
-                newest = Some(manifest);
+            found.push(Snapshot { manifest });
+        }
+        found.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.manifest.applied));
+        let shared = Shared { engine, dir: dir.into(), kept: Mutex::new(Vec::new()), making: Mutex::new(()) };
+        let snapshots = Self { shared: Arc::new(shared) };
+        for (age, snapshot) in found.into_iter().take(KEPT).enumerate() {
+            match snapshots.check_lengths(&snapshot.manifest) {
+                Ok(()) => snapshots.lock().push(snapshot),
+                Err(error) if age == 0 => return Err(error),
+                Err(_) => {}
             }
         }
-        let current = newest.map(|manifest| Snapshot { manifest });
-        let shared = Shared { engine, dir: dir.into(), current: Mutex::new(current), making: Mutex::new(()) };
-        let snapshots = Self { shared: Arc::new(shared) };
         snapshots.engine().remove(&snapshots.path(MAKING))?;
         snapshots.tidy(None)?;
-        if let Some(snapshot) = snapshots.current() {
-            snapshots.check_lengths(&snapshot.manifest)?;
-        }
         Ok(snapshots)
     }
 
-    /// Makes a snapshot of `state` as it is now; it becomes the current one, older ones go. Reads and digests every file:
+    /// Makes a snapshot of `state` as it is now; it becomes the current one. Reads and digests every file:
     /// seconds for a large state. If the current one stands at the same entry already, that is the answer.
     pub fn create(&self, state: &State) -> Result<Snapshot, StoreError> {
         let _alone = self.shared.making.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,16 +114,16 @@ impl Snapshots {
 
     /// The newest whole snapshot.
     pub fn current(&self) -> Option<Snapshot> {
-        self.lock_current().clone()
+        self.lock().first().cloned()
     }
 
-    /// Up to `len` bytes of a file of snapshot `id` from `offset` on; fewer only at its end. An error if that snapshot was
-    /// replaced meanwhile: the receiver begins with the newer one.
+    /// Up to `len` bytes of a file of snapshot `id` from `offset` on; fewer only at its end. An error if that snapshot is
+    /// gone by now: the receiver begins with the current one.
     pub fn read_chunk(&self, id: &str, file: &str, offset: u64, len: usize) -> Result<Vec<u8>, StoreError> {
-        let current = self.current().filter(|current| current.manifest.id == id);
+        let kept = self.lock().iter().find(|kept| kept.manifest.id == id).cloned();
         let refuse = |cause: String| StoreError::Snapshot { id: id.into(), cause };
-        let current = current.ok_or_else(|| refuse("it is not the current one any more".into()))?;
-        if !current.manifest.files.iter().any(|entry| entry.name == file) {
+        let kept = kept.ok_or_else(|| refuse("it is gone, a newer one took its place".into()))?;
+        if !kept.manifest.files.iter().any(|entry| entry.name == file) {
             return Err(refuse(format!("it has no file {file:?}")));
         }
         self.engine().read_file(&self.path(id).join(file), offset, len)
@@ -149,20 +154,24 @@ impl Snapshots {
         let bytes = manifest.encode();
         self.engine().replace_file(&self.path(&format!("{}{MANIFEST}", manifest.id)), &bytes)?;
         let snapshot = Snapshot { manifest };
-        *self.lock_current() = Some(snapshot.clone());
+        let mut kept = self.lock();
+        kept.retain(|older| older.manifest.id != snapshot.manifest.id);
+        kept.insert(0, snapshot.clone());
+        kept.truncate(KEPT);
+        drop(kept);
         self.tidy(None)?;
         Ok(snapshot)
     }
 
-    /// Removes everything but the current snapshot, the one being made and unfinished receptions; of those only `receiving`,
+    /// Removes everything but the snapshots that are kept, the one being made and unfinished receptions; of those only `receiving`,
     /// if it is given.
     fn tidy(&self, receiving: Option<&str>) -> Result<(), StoreError> {
-        let current = self.current().map(|current| current.manifest.id);
+        let kept: Vec<String> = self.lock().iter().map(|kept| kept.manifest.id.clone()).collect();
         for name in self.engine().list(&self.shared.dir)? {
             let id = name.strip_suffix(MANIFEST).unwrap_or(&name);
             let keep = match id.strip_prefix(RECEIVING) {
                 Some(id) => receiving.is_none_or(|receiving| receiving == id),
-                None => name == MAKING || current.as_deref() == Some(id),
+                None => name == MAKING || kept.iter().any(|kept| kept == id),
             };
             if !keep {
                 self.engine().remove(&self.path(&name))?;
@@ -205,7 +214,7 @@ impl Snapshots {
         self.shared.dir.join(name)
     }
 
-    fn lock_current(&self) -> MutexGuard<'_, Option<Snapshot>> {
-        self.shared.current.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Snapshot>> {
+        self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
