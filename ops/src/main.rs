@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use saltern_ops::cli::{Cli, EXIT_USAGE};
-use saltern_pubsub::clock::SystemEntropy;
+use saltern_ops::edge::SystemEntropy;
 use std::process::ExitCode;
 use std::sync::Arc;
 

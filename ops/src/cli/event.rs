@@ -4,7 +4,7 @@
 //! not in the log (presence) may come twice, and what happened while no master was asked is named as a gap.
 
 use super::{CliError, EXIT_UNREACHABLE, Session};
-use crate::client::{ClientError, query};
+use crate::client::ClientError;
 use crate::output::style::{self, KEY};
 use crate::output::{Format, document, json as json_format, ndjson, yaml};
 use saltern_wire::event::Event;
@@ -57,15 +57,13 @@ struct Watch {
 impl Watch {
     async fn run(&mut self, session: &mut Session) -> Result<u8, CliError> {
         let mut failed = 0;
+        let mut opened = false;
         let mut last_event = None;
         loop {
-            let cursor = self.last.revision.to_string();
-            let parameters =
-                if self.last.revision > Revision(0) { query(&[("after", &cursor)]) } else { String::new() };
-            let broken = match session.client.events("/v1/events", &parameters, last_event.clone()).await {
+            let broken = match session.client.events("/v1/events", "", last_event.clone()).await {
                 Err(error @ ClientError::Unreachable { .. }) => {
                     failed += 1;
-                    if failed == ATTEMPTS_MAX || self.last.is_fresh() {
+                    if failed == ATTEMPTS_MAX || !opened {
                         session.screen.error(&error.to_string())?;
                         return Ok(EXIT_UNREACHABLE);
                     }
@@ -73,7 +71,7 @@ impl Watch {
                 }
                 Err(error) => return Err(error.into()),
                 Ok(mut events) => loop {
-                    failed = 0;
+                    (failed, opened) = (0, true);
                     let event = match events.next().await {
                         Ok(event) => event,
                         Err(error) => break Some(error.to_string()),
@@ -118,16 +116,10 @@ struct Seen {
     revision: Revision,
     /// Tags of that revision: one entry of the log may cause several events.
     tags: BTreeSet<String>,
-    any: bool,
 }
 
 impl Seen {
-    fn is_fresh(&self) -> bool {
-        !self.any
-    }
-
     fn is_new(&mut self, event: &Event) -> bool {
-        self.any = true;
         if event.revision == Revision(0) {
             return true;
         }

@@ -23,9 +23,9 @@ use tokio_util::task::AbortOnDropHandle;
 /// Time to connect and to finish the TLS handshake: five round trips to the other side of the world.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// Time until the first byte of an answer: more than a master needs to wait out an election, less than people do. A frozen
-/// master accepts connections and says nothing.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_millis(5_000);
+/// Time until the first byte of an answer: longer than a master tries to get a proposal committed (10 s), after which it says
+/// itself that the outcome is unknown.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_millis(12_000);
 
 /// What is asked, the same at every server.
 #[derive(Debug, Clone)]

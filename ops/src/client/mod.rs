@@ -5,6 +5,8 @@
 //!          ── events ───────▶ walk ─▶ Events: server-sent events until the stream breaks; the caller asks again
 //! ```
 //!
+//! A server that is silent for a while is not given up: the next one is asked beside it, and the first answer counts.
+//!
 //! **Invariants.** Every write carries one request id over all of its attempts, so asking the next master, or the same one
 //! again, finds the first answer instead of writing twice. Reads hand back the newest revision seen, so that another master
 //! never shows older state than the last one did. A token is sent to `https` servers only, after their certificate was
@@ -23,6 +25,8 @@ pub use escape::{query, segment};
 pub use server::{Server, ServerAddress};
 
 use connect::{Ask, Reply};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use hyper::Method;
 use saltern_wire::api::{Answer, Failure, FailureBody, FailureCode};
 use saltern_wire::io::{Entropy, draw};
@@ -37,6 +41,12 @@ const ROUNDS_MAX: u32 = 3;
 
 /// Pause before the second round; the third waits twice as long. An election takes about this long on a LAN.
 const ROUND_PAUSE: Duration = Duration::from_millis(400);
+
+/// How long a server may be silent before the next one is asked as well. A frozen master accepts connections and says nothing.
+const HEDGE_AFTER: Duration = Duration::from_millis(2_000);
+
+/// How long silent servers are still waited for when all have been asked and one has said that nothing can be done now.
+const GRACE: Duration = Duration::from_millis(1_000);
 
 /// Longest answer, in bytes: the returns of one large job.
 pub const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -100,21 +110,6 @@ pub enum AttemptError {
 }
 
 impl AttemptError {
-    /// Whether another server may do better.
-    fn is_final(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } | Self::Malformed(_) => false,
-            Self::Refused(failure) => match failure.code {
-                FailureCode::NoQuorum | FailureCode::Unknown | FailureCode::Busy | FailureCode::Internal => false,
-                FailureCode::Invalid
-                | FailureCode::NotFound
-                | FailureCode::NoMatch
-                | FailureCode::Denied
-                | FailureCode::Conflict => true,
-            },
-        }
-    }
-
     /// Whether asking everybody again soon may do better.
     fn is_passing(&self) -> bool {
         matches!(self, Self::Refused(Failure { code: FailureCode::Unknown | FailureCode::Busy, .. }))
@@ -127,6 +122,18 @@ impl AttemptError {
             Self::Refused(failure) => failure.code == FailureCode::Unknown,
             Self::Malformed(_) => false,
         }
+    }
+}
+
+/// Whether no other master would say otherwise.
+fn is_final(code: FailureCode) -> bool {
+    match code {
+        FailureCode::NoQuorum | FailureCode::Unknown | FailureCode::Busy | FailureCode::Internal => false,
+        FailureCode::Invalid
+        | FailureCode::NotFound
+        | FailureCode::NoMatch
+        | FailureCode::Denied
+        | FailureCode::Conflict => true,
     }
 }
 
@@ -246,41 +253,87 @@ impl Client {
         target
     }
 
-    /// Asks one server after the other until one answers, beginning with the one that answered last.
+    /// Asks the servers until one answers, beginning with the one that answered last.
     async fn walk<R>(
         &mut self,
         ask: &Ask,
         attempt: impl AsyncFn(&Server, &Ask) -> Result<R, AttemptError>,
     ) -> Result<R, ClientError> {
         let mut unsure = false;
-        let mut tried: Vec<(String, AttemptError)> = Vec::new();
+        let mut tried = Vec::new();
         for round in 0..ROUNDS_MAX {
             tokio::time::sleep(ROUND_PAUSE * round).await;
-            tried.clear();
-            for step in 0..self.servers.len() {
-                let index = (self.at + step) % self.servers.len();
-                let server = &self.servers[index];
-                match attempt(server, ask).await {
-                    Ok(found) => {
-                        self.at = index;
-                        return Ok(found);
-                    }
-                    Err(AttemptError::Refused(failure)) if AttemptError::Refused(failure.clone()).is_final() => {
-                        self.at = index;
-                        return Err(ClientError::Refused { failure });
-                    }
-                    Err(error) => {
-                        unsure |= error.is_unsure();
-                        tried.push((server.to_string(), error));
-                    }
+            match self.round(ask, &attempt).await {
+                RoundEnd::Answered(index, answer) => {
+                    self.at = index;
+                    return Ok(answer);
                 }
+                RoundEnd::Refused(index, failure) => {
+                    self.at = index;
+                    return Err(ClientError::Refused { failure });
+                }
+                RoundEnd::Failed(errors) => tried = errors,
             }
+            unsure |= tried.iter().any(|(_, error)| error.is_unsure());
             if !tried.iter().any(|(_, error)| error.is_passing()) {
                 break;
             }
         }
         Err(verdict(tried, ask.request.filter(|_| unsure)))
     }
+
+    /// Asks every server at most once. The next one is asked when the last one fails, or when it is silent for
+    /// [`HEDGE_AFTER`]; the silent one may still answer first.
+    async fn round<R>(
+        &self,
+        ask: &Ask,
+        attempt: &impl AsyncFn(&Server, &Ask) -> Result<R, AttemptError>,
+    ) -> RoundEnd<R> {
+        let count = self.servers.len();
+        let mut waiting: Vec<usize> = (0..count).rev().map(|step| (self.at + step) % count).collect();
+        let mut asked = FuturesUnordered::new();
+        let mut tried = Vec::new();
+        loop {
+            if asked.is_empty() && waiting.is_empty() {
+                return RoundEnd::Failed(tried);
+            }
+            // Who has to be waited for although another master says that nothing can be done gets a short while only.
+            let hopeless = tried.iter().any(|(_, error)| matches!(error, AttemptError::Refused(_)));
+            let patience = if hopeless && waiting.is_empty() { GRACE } else { HEDGE_AFTER };
+            let ended = tokio::select! {
+                biased;
+                Some(ended) = asked.next() => Some(ended),
+                () = tokio::time::sleep(patience), if !asked.is_empty() && (hopeless || !waiting.is_empty()) => None,
+                else => None,
+            };
+            match ended {
+                Some((index, Ok(answer))) => return RoundEnd::Answered(index, answer),
+                Some((index, Err(AttemptError::Refused(failure)))) if is_final(failure.code) => {
+                    return RoundEnd::Refused(index, failure);
+                }
+                Some((index, Err(error))) => tried.push((self.servers[index].to_string(), error)),
+                None if waiting.is_empty() => {
+                    let cause = "it is silent".to_owned();
+                    tried.push(("others".into(), AttemptError::Unreachable { cause, sent: true, forbidden: false }));
+                    return RoundEnd::Failed(tried);
+                }
+                None => {}
+            }
+            if let Some(index) = waiting.pop() {
+                asked.push(async move { (index, attempt(&self.servers[index], ask).await) });
+            }
+        }
+    }
+}
+
+/// How a round over the servers ended.
+enum RoundEnd<R> {
+    /// This one answered.
+    Answered(usize, R),
+    /// This one refused, and every other would.
+    Refused(usize, Failure),
+    /// What was wrong with each.
+    Failed(Vec<(String, AttemptError)>),
 }
 
 /// What to tell the operator when nobody answered. `unsure` names a write that may have happened.
@@ -379,7 +432,7 @@ mod tests {
     #[test]
     fn only_what_another_master_can_mend_is_asked_again() {
         for code in [FailureCode::NoQuorum, FailureCode::Unknown, FailureCode::Busy, FailureCode::Internal] {
-            assert!(!refused(code).is_final(), "{code:?}");
+            assert!(!is_final(code), "{code:?}");
         }
         for code in [
             FailureCode::Invalid,
@@ -388,7 +441,7 @@ mod tests {
             FailureCode::Denied,
             FailureCode::Conflict,
         ] {
-            assert!(refused(code).is_final(), "{code:?}");
+            assert!(is_final(code), "{code:?}");
         }
         assert!(unreachable(true).is_unsure() && !unreachable(false).is_unsure());
     }

@@ -5,15 +5,16 @@
 
 use super::AttemptError;
 use super::connect::Reply;
+use saltern_wire::api::EVENTS_KEEPALIVE_MS;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Longest event, in bytes: one return of the largest size, written as JSON.
 pub const EVENT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// How long a stream may be silent before it counts as broken. Masters send a comment every few seconds; a frozen one does
-/// not, and asking the next master costs nothing.
-pub const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How long a stream may be silent before it counts as broken: two signs of life may be late. A frozen master sends none, and
+/// asking the next one costs nothing.
+pub const SILENCE_MAX: Duration = Duration::from_millis(3 * EVENTS_KEEPALIVE_MS);
 
 /// One event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

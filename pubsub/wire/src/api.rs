@@ -36,6 +36,10 @@ use std::collections::BTreeMap;
 /// Header that names a write; 32 hexadecimal digits.
 pub const REQUEST_HEADER: &str = "saltern-request";
 
+/// A stream of server-sent events carries something at least this often, a comment if nothing else, in milliseconds: a client
+/// takes three times this long of silence for a frozen master and goes on at another.
+pub const EVENTS_KEEPALIVE_MS: u64 = 3_000;
+
 /// Any answer: what was asked for, and how fresh it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer<T> {
