@@ -114,10 +114,19 @@ impl Candidates {
         }
     }
 
-    /// The master asked to be left alone for a while.
-    pub fn handle_bye(&mut self, address: &Address, retry_after: Duration, now: Duration) {
+    /// The master ended the session after `lived` and asked to be left alone for a while. It counts as a failure as well, so
+    /// that a master that ends every session at once is not dialled in a tight loop.
+    pub fn handle_bye(
+        &mut self,
+        address: &Address,
+        retry_after: Duration,
+        lived: Duration,
+        now: Duration,
+        random: u64,
+    ) {
+        self.handle_failure(address, lived, now, random);
         if let Some(mark) = self.marks.get_mut(address) {
-            mark.not_before = now + retry_after.min(STAY_AWAY_MAX);
+            mark.not_before = mark.not_before.max(now + retry_after.min(STAY_AWAY_MAX));
         }
     }
 
@@ -155,7 +164,7 @@ impl Candidates {
 pub fn jittered(most: Duration, random: u64) -> Duration {
     // The top 32 bits as a fraction: exact enough for a wait, and free of floating point.
     let fraction = random >> 32;
-    let nanos = u128::from(fraction) * most.as_nanos() >> 32;
+    let nanos = (u128::from(fraction) * most.as_nanos()) >> 32;
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 

@@ -150,8 +150,9 @@ impl Executor for InProcess {
 
     fn end(&self, jid: JobId) -> io::Result<bool> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        jobs.get(&jid).map(|(_, token)| token.cancel());
-        Ok(jobs.contains_key(&jid))
+        let Some((_, token)) = jobs.get(&jid) else { return Ok(false) };
+        token.cancel();
+        Ok(true)
     }
 }
 

@@ -159,8 +159,8 @@ fn commands_run_as_they_are_told() {
     assert!(code == 1 && text.to_string().contains("/nowhere"), "{text}");
 }
 
-#[test]
-fn a_timeout_ends_the_command_and_its_children() {
+#[tokio::test]
+async fn a_timeout_ends_the_command_and_its_children() {
     let root = tempfile::tempdir().expect("a folder");
     let child = root.path().join("child");
     // The child ignores the polite signal.
@@ -177,7 +177,7 @@ fn a_timeout_ends_the_command_and_its_children() {
         if gone {
             break;
         }
-        std::thread::sleep(Duration::from_millis(10));
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(gone, "the child {pid} still runs");
 }

@@ -37,7 +37,7 @@ enum Phase {
 enum Wake {
     Stop,
     Clock,
-    Dialled(Result<Session, String>),
+    Dialled(Box<Result<Session, String>>),
     Connection(Event),
     Ended(saltern_wire::JobId),
     Asked(Ask),
@@ -71,7 +71,7 @@ pub(super) async fn run(
         match this.wake(&mut inlets, &token, wait).await {
             Wake::Stop => break,
             Wake::Clock => {}
-            Wake::Dialled(result) => this.handle_dialled(result),
+            Wake::Dialled(result) => this.handle_dialled(*result),
             Wake::Connection(event) => this.handle_event(event),
             Wake::Ended(jid) => this.core.look_after(jid),
             Wake::Asked(ask) => this.core.handle_ask(ask),
@@ -90,7 +90,7 @@ impl Loop {
         let master = async {
             match phase {
                 Phase::Away { .. } => std::future::pending().await,
-                Phase::Dialling { attempt, .. } => Wake::Dialled(attempt.await),
+                Phase::Dialling { attempt, .. } => Wake::Dialled(Box::new(attempt.await)),
                 Phase::Attached(connection) => Wake::Connection(connection.next().await),
             }
         };
@@ -251,8 +251,11 @@ impl Loop {
             Some(Standing::Pending | Standing::Accepted { .. } | Standing::Deleted) | None => {}
         }
         match retry_after {
-            Some(retry_after) => self.core.candidates.handle_bye(&address, retry_after, now),
             None => self.fail(&address, lived, now),
+            Some(retry_after) => {
+                let random = u64::from_be_bytes(draw(self.core.io.entropy.as_ref()));
+                self.core.candidates.handle_bye(&address, retry_after, lived, now, random);
+            }
         }
     }
 

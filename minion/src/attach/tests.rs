@@ -78,8 +78,9 @@ fn a_long_session_wipes_out_old_failures() {
 fn a_master_that_asked_for_it_is_left_alone() {
     let mut candidates = candidates("web-1");
     let first = candidates.choose(seconds(1)).expect("three").address;
-    candidates.handle_bye(&first, seconds(30), seconds(1));
+    candidates.handle_bye(&first, seconds(30), seconds(60), seconds(1), 0);
     assert_ne!(candidates.choose(seconds(2)).expect("three").address, first);
+    candidates.handle_stable(&first);
     assert_eq!(candidates.choose(seconds(32)).expect("three").address, first);
 }
 

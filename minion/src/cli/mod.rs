@@ -20,6 +20,7 @@ use saltern_wire::io::Io;
 use saltern_wire::{Map, Value};
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -162,7 +163,8 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(failed) => {
-            eprintln!("saltern-minion: {}", failed.line);
+            // A supervisor's standard error may be a pipe that nobody reads any more.
+            let _ = writeln!(std::io::stderr(), "saltern-minion: {}", failed.line);
             ExitCode::from(failed.code)
         }
     }
@@ -193,7 +195,11 @@ fn run(config: Config) -> Result<ExitCode, Failed> {
         return Err(Failed::config(crate::agent::StartError::NoPin));
     }
     let _lock = lock(&config.data_dir).map_err(Failed::config)?;
-    runtime()?.block_on(serve(config))
+    let runtime = runtime()?;
+    let result = runtime.block_on(serve(config));
+    // A function that hangs in the kernel must not hold up the end; nothing that has to be kept is in such a thread.
+    runtime.shutdown_background();
+    result
 }
 
 async fn serve(config: Config) -> Result<ExitCode, Failed> {
@@ -260,10 +266,13 @@ fn is_name(text: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-/// A value as YAML reads it; a text that is no YAML, or that YAML would take for a comment or a date, is itself.
+/// A value as YAML reads it; a text that is no YAML, or that YAML would take for a mapping or cut at a comment, is itself.
 fn read_value(text: &str) -> Value {
-    match serde_saphyr::from_str::<Value>(text) {
-        Ok(value) if !text.contains('#') && !(value.is_object() && !text.trim_start().starts_with('{')) => value,
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let read = serde_saphyr::from_str_with_options::<Value>(text, options);
+    let is_meant = |value: &Value| !value.is_object() || text.trim_start().starts_with('{');
+    match read {
+        Ok(value) if is_meant(&value) && !text.contains('#') => value,
         Ok(_) | Err(_) => Value::String(text.to_owned()),
     }
 }

@@ -122,16 +122,14 @@ fn read_layer(path: &Path) -> Result<Layer, ConfigError> {
 
 /// Reads YAML; an error is its line and its cause.
 fn parse(text: &str) -> Result<Layer, (u64, String)> {
-    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    let options = serde_saphyr::options! { legacy_octal_numbers: true, strict_booleans: true };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let error = error.without_snippet();
         let line = error.location().map_or(1, |location| location.line());
-        let cause = match error {
-            serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => {
-                format!("unknown key {field:?}; known are {}", expected.join(", "))
-            }
-            #[expect(clippy::wildcard_enum_match_arm, reason = "a foreign enum of dozens of variants, shown as it is")]
-            other => one_line(&other.to_string()),
+        let cause = if let serde_saphyr::Error::SerdeUnknownField { field, expected, .. } = error {
+            format!("unknown key {field:?}; known are {}", expected.join(", "))
+        } else {
+            one_line(&error.to_string())
         };
         (line, cause)
     })

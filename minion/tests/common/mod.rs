@@ -10,6 +10,7 @@ use saltern_pubsub::disk::SystemDisk;
 use saltern_pubsub::memory::MemoryNetwork;
 use saltern_pubsub::publisher::Publisher;
 use saltern_pubsub::serve::{MasterCredentials, ServedSession};
+use saltern_pubsub::zmq::{GateLimits, ZmqTransport};
 use saltern_wire::crypto::{Identity, Signed};
 use saltern_wire::fanout::{Beacon, Broadcast, Offer};
 use saltern_wire::id::{Ordinal, Revision};
@@ -51,6 +52,35 @@ pub struct Cluster {
     token: CancellationToken,
     clock: SystemClock,
     counter: u64,
+    roads: Roads,
+}
+
+/// What the messages travel on.
+#[derive(Clone)]
+enum Roads {
+    Memory(MemoryNetwork),
+    /// ZeroMQ on loopback; the session and fan-out ports of each master.
+    Loopback(ZmqTransport, BTreeMap<u64, (u16, u16)>),
+}
+
+impl Roads {
+    fn transport(&self, host: &str) -> Arc<dyn Transport> {
+        match self {
+            Self::Memory(network) => Arc::new(network.host(host)),
+            Self::Loopback(transport, _) => Arc::new(transport.clone()),
+        }
+    }
+
+    /// Session and fan-out of a master.
+    fn addresses(&self, id: u64) -> (Address, Address) {
+        match self {
+            Self::Memory(_) => (Address::new(host(id), 4506), Address::new(host(id), 4505)),
+            Self::Loopback(_, ports) => {
+                let (session, fanout) = ports[&id];
+                (Address::new("127.0.0.1", session), Address::new("127.0.0.1", fanout))
+            }
+        }
+    }
 }
 
 /// One scripted master.
@@ -83,10 +113,24 @@ fn host(id: u64) -> String {
 
 impl Cluster {
     pub fn new(masters: &[u64]) -> Self {
+        let network = MemoryNetwork::new();
+        Self::on(Roads::Memory(network.clone()), network, masters)
+    }
+
+    /// A cluster that real minions can attach to.
+    pub fn on_loopback(masters: &[u64]) -> Self {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
+        let ports = masters.iter().map(|id| (*id, (free(), free()))).collect();
+        let transport = ZmqTransport::new(GateLimits::default()).expect("a transport");
+        Self::on(Roads::Loopback(transport, ports), MemoryNetwork::new(), masters)
+    }
+
+    fn on(roads: Roads, network: MemoryNetwork, masters: &[u64]) -> Self {
         let ca = Identity::from_seed([1; 32]);
-        let directory = signed_directory(&ca, 1, 1, masters);
+        let directory = signed_directory(&ca, 1, 1, masters, &roads);
         Self {
-            network: MemoryNetwork::new(),
+            roads,
+            network,
             truth: Arc::default(),
             standing: watch::channel(Standing::Accepted { ordinal: ORDINAL }).0,
             directory: watch::channel(directory).0,
@@ -103,7 +147,7 @@ impl Cluster {
 
     /// Publishes a directory with these masters.
     pub fn publish_directory(&self, generation: u64, version: u64, masters: &[u64]) {
-        self.directory.send_replace(signed_directory(&self.ca, generation, version, masters));
+        self.directory.send_replace(signed_directory(&self.ca, generation, version, masters, &self.roads));
     }
 
     /// Starts master `id` on host `m<id>`, certified by the cluster's CA.
@@ -121,10 +165,12 @@ impl Cluster {
             certificate: Signed::new(&certificate, ca),
             ca: ca.public_key(),
         };
-        let transport = self.network.host(host(id));
-        let anywhere = |port| Address::new("0.0.0.0", port);
-        let mut listener = transport.listen(&anywhere(4506)).await.expect("listens");
-        let fanout = transport.fanout(&anywhere(4505)).await.expect("publishes");
+        let transport = self.roads.transport(&host(id));
+        let (session_address, fanout_address) = self.roads.addresses(id);
+        let mut listener = transport.listen(&session_address).await.expect("listens");
+        let fanout = transport.fanout(&fanout_address).await.expect("publishes");
+        // A master that listens everywhere does not know under which name it was reached.
+        let grant_address = Address::new("0.0.0.0", fanout_address.port());
         let publisher = Publisher::new(fanout, master, identity.clone(), Arc::new(SystemEntropy));
         let publisher = Arc::new(Mutex::new(publisher));
         let (say, _) = broadcast::channel(1000);
@@ -135,6 +181,7 @@ impl Cluster {
             directory: self.directory.subscribe(),
             publisher: publisher.clone(),
             credentials,
+            grant_address,
             id: master,
         };
         let (inner, says, ends) = (token.clone(), say.clone(), token.clone());
@@ -179,7 +226,7 @@ impl Cluster {
     /// A configuration for a minion that knows these masters.
     pub fn config(&self, folder: &std::path::Path, masters: &[u64]) -> Config {
         let mut config = Config::new(MinionId::new("web-1").expect("an id"));
-        config.masters = masters.iter().map(|id| Address::new(host(*id), 4506)).collect();
+        config.masters = masters.iter().map(|id| self.roads.addresses(*id).0).collect();
         config.ca_fingerprint = Some(self.ca.public_key().fingerprint());
         config.data_dir = folder.into();
         config
@@ -187,7 +234,7 @@ impl Cluster {
 
     pub fn io(&self) -> Io {
         Io {
-            transport: Arc::new(self.network.host("web-1")),
+            transport: self.roads.transport("web-1"),
             clock: Arc::new(self.clock.clone()),
             entropy: Arc::new(SystemEntropy),
             disk: Arc::new(SystemDisk),
@@ -221,21 +268,17 @@ impl Cluster {
     }
 }
 
-fn signed_directory(ca: &Identity, generation: u64, version: u64, masters: &[u64]) -> Signed<Directory> {
+fn signed_directory(ca: &Identity, generation: u64, version: u64, masters: &[u64], roads: &Roads) -> Signed<Directory> {
     let record = |id: &u64| {
         let (master, name, public_key) = (MasterId(*id), host(*id), identity_of(*id).public_key());
         let certificate = Certificate { cluster: CLUSTER, master, name: name.clone(), public_key, generation };
-        let address = |port| Address::new(host(*id), port);
+        let (session, fanout) = roads.addresses(*id);
+        let other = |port| Address::new(host(*id), port);
         MasterRecord {
             id: master,
             name,
             state: MasterState::Active,
-            endpoints: Endpoints {
-                fanout: address(4505),
-                session: address(4506),
-                mesh: address(4510),
-                api: address(4511),
-            },
+            endpoints: Endpoints { fanout, session, mesh: other(4510), api: other(4511) },
             region: "eu".into(),
             zone: "a".into(),
             weight: 100,
@@ -277,6 +320,7 @@ struct World {
     directory: watch::Receiver<Signed<Directory>>,
     publisher: Arc<Mutex<Publisher>>,
     credentials: MasterCredentials,
+    grant_address: Address,
     id: MasterId,
 }
 
@@ -313,7 +357,7 @@ async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiv
                 if matches!(standing, Standing::Accepted { .. }) && !granted {
                     granted = true;
                     let publisher = world.publisher.lock().expect("sound");
-                    let grant = Grant { address: Address::new("0.0.0.0", 4505), capability: publisher.admit(), key: publisher.key() };
+                    let grant = Grant { address: world.grant_address.clone(), capability: publisher.admit(), key: publisher.key() };
                     said.push(ToMinion::Grant(grant));
                 }
             }
