@@ -3,8 +3,7 @@
 use super::{CliError, EXIT_USAGE, Session, arguments};
 use crate::client::segment;
 use crate::output::table::Table;
-use crate::output::{Page, document, nested};
-use saltern_wire::settings::Settings;
+use crate::output::{Page, nested};
 use saltern_wire::{Map, Value};
 
 /// Verbs over settings.
@@ -31,7 +30,7 @@ pub async fn run(command: ConfigCommand, session: &mut Session) -> Result<u8, Cl
     match command {
         ConfigCommand::Get { name } => {
             let answer = session.client.get("/v1/config", "").await?;
-            let settings = entries(&session.fresh::<Settings>(answer)?);
+            let settings: Map = session.fresh(answer)?;
             match name {
                 None => session.screen.show(&Shown(settings))?,
                 Some(name) => match settings.get(&name) {
@@ -47,7 +46,7 @@ pub async fn run(command: ConfigCommand, session: &mut Session) -> Result<u8, Cl
         ConfigCommand::Set { name, value } => {
             let path = format!("/v1/config/{}", segment(&name));
             let answer = session.client.put(&path, &arguments::value(&value)).await?;
-            let mut settings = entries(&session.fresh::<Settings>(answer)?);
+            let mut settings: Map = session.fresh(answer)?;
             settings.retain(|known, _| *known == name);
             session.screen.show(&Shown(settings))?;
         }
@@ -55,11 +54,7 @@ pub async fn run(command: ConfigCommand, session: &mut Session) -> Result<u8, Cl
     Ok(0)
 }
 
-fn entries(settings: &Settings) -> Map {
-    if let Value::Object(map) = document(settings) { map } else { Map::new() }
-}
-
-/// Settings by name.
+/// Settings by name, as the masters know them: they may have some that this build does not./// Settings by name: the masters', which may have some that this build does not know.
 struct Shown(Map);
 
 impl Page for Shown {

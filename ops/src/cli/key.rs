@@ -5,7 +5,7 @@ use crate::output::style::{self, BAD, DENIED, KEY, REJECTED, TEXT};
 use crate::output::table::Table;
 use crate::output::{Page, document, nested};
 use saltern_wire::Value;
-use saltern_wire::api::{KeyChanges, KeyDecision, KeySelection, KeyView};
+use saltern_wire::api::{FailureCode, KeyChanges, KeyDecision, KeySelection, KeyView};
 use saltern_wire::crypto::Fingerprint;
 use saltern_wire::key::KeyState;
 use saltern_wire::target::glob::Glob;
@@ -100,7 +100,7 @@ impl Selection {
     fn select(&self) -> KeySelection {
         match (&self.glob, &self.fingerprint) {
             (Some(glob), _) => KeySelection::Glob(glob.clone()),
-            (None, Some(fingerprint)) => KeySelection::Fingerprint(fingerprint.to_lowercase()),
+            (None, Some(digits)) => KeySelection::Fingerprint(digits.replace(':', "").to_lowercase()),
             (None, None) => KeySelection::All,
         }
     }
@@ -221,7 +221,13 @@ async fn decide(
     // Delete takes every state by itself; the field is about the other two.
     let include = include_decided && decision != Decision::Delete;
     let body = KeyDecision { select: selection.select(), include_decided: include };
-    let answer = session.client.post(decision.path(), &body).await?;
+    let answer = match session.client.post(decision.path(), &body).await.map_err(CliError::from) {
+        Err(error) if error.refusal() == Some(FailureCode::NotFound) => {
+            session.screen.error(&error.to_string())?;
+            return Ok(EXIT_NO_MATCH);
+        }
+        outcome => outcome?,
+    };
     let changes: KeyChanges = session.fresh(answer)?;
     let changed = !changes.changed.is_empty();
     session.screen.show(&Decided { decision, keys: changes.changed })?;

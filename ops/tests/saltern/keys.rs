@@ -60,7 +60,7 @@ async fn decisions_say_what_they_changed() {
     let server = master.server();
     saltern(&[&server, "key", "accept", "web-*"]).await.is(0, "Key for minion web-a accepted.\n");
     saltern(&[&server, "key", "accept", "nope*"]).await.is(2, "").says("does not match any unaccepted keys");
-    saltern(&[&server, "key", "reject", "--fingerprint", "ABABABAB", "--include-decided"])
+    saltern(&[&server, "key", "reject", "--fingerprint", "AB:AB:AB:AB", "--include-decided"])
         .await
         .is(0, "Key for minion web-a rejected.\n");
     saltern(&[&server, "key", "accept", "--all"]).await.is(0, "Key for minion web-a accepted.\n");
@@ -92,7 +92,7 @@ async fn every_key_is_not_thrown_away_without_a_word() {
 #[tokio::test]
 async fn refusals_have_their_exit_codes_and_stale_answers_say_so() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (code, exit) in [("no_quorum", 75), ("denied", 77), ("not_found", 1), ("invalid", 64), ("conflict", 1)] {
+    for (code, exit) in [("no_quorum", 75), ("denied", 77), ("not_found", 2), ("invalid", 64), ("conflict", 1)] {
         let master = Master::start(folder.path(), code, move |_| refuse(code, "the reason and the remedy"));
         saltern(&[&master.server(), "key", "accept", "web-a"])
             .await
