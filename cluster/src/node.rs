@@ -136,11 +136,12 @@ impl Node {
         let replica: Arc<dyn Replica> = Arc::new(truth.clone());
         let presence = Presence::new(Arc::clone(&replica), io.clone());
         service.complete(truth.clone(), presence.clone());
-        tasks.spawn(follow_directory(truth.clone(), Arc::clone(&service), stop.clone()));
+        let following = follow_directory(truth.clone(), Arc::clone(&service), Arc::clone(&credentials), stop.clone());
+        tasks.spawn(following);
         tasks.spawn(watch_core(truth.clone(), stop.clone()));
         duties::start(&truth, &credentials, &tasks, &stop);
         if let Some(founding) = founding {
-            found(&truth, founding).await?;
+            found(&truth, &credentials.endpoints.mesh, founding).await?;
         }
 
         presence.start(Arc::new(PresenceRoad(Arc::clone(&mesh))), &tasks, stop.clone());
@@ -238,11 +239,11 @@ fn newest_directory(held: Option<Signed<Directory>>, credentials: &Credentials) 
 }
 
 /// Makes this master the first of its cluster and commits the founding command. Both are harmless to repeat.
-async fn found(truth: &Truth, founding: Proposal) -> Result<(), StartError> {
+async fn found(truth: &Truth, mesh: &Address, founding: Proposal) -> Result<(), StartError> {
     if truth.state().cluster().is_some() {
         return Ok(());
     }
-    truth.group().found(truth.id()).await?;
+    truth.group().found(truth.id(), mesh).await?;
     let request = founding.request.unwrap_or(RequestId::from_bytes([0; 16]));
     let propose = truth.propose(Lane::Control, founding.command, Some(request));
     let committed = match tokio::time::timeout(FOUND_TIMEOUT, propose).await {
@@ -252,33 +253,52 @@ async fn found(truth: &Truth, founding: Proposal) -> Result<(), StartError> {
     committed.applied.map(drop).map_err(|refused| StartError::Refused(refused.to_string()))
 }
 
-/// Keeps the mesh's addresses and the set of admitted masters those of the newest directory.
-async fn follow_directory(truth: Truth, service: Arc<MasterService>, stop: CancellationToken) {
+/// Keeps the mesh's addresses and the set of admitted masters those of the newest directory. What the log replays at the
+/// start was applied before anybody listened, so the table is read first. An older directory than the known one is passed
+/// over: whoever replays a long log must go on speaking to the masters that send it.
+async fn follow_directory(
+    truth: Truth,
+    service: Arc<MasterService>,
+    credentials: Arc<Credentials>,
+    stop: CancellationToken,
+) {
     let mut effects = truth.subscribe();
+    let mut known: Option<Directory> = None;
+    let mut newest = truth.state().directory();
     loop {
-        let entry = tokio::select! {
-            entry = effects.recv() => entry,
-            () = stop.cancelled() => return,
-        };
-        let newest = match entry {
-            Ok(entry) => entry.effects.iter().rev().find_map(|effect| match effect {
-                Effect::Directory { directory } => Some(directory.clone()),
-                _ => None,
-            }),
-            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => truth.state().directory(),
-            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-        };
-        let Some(Ok(directory)) = newest.map(|signed| signed.peek()) else { continue };
-        service.admit(directory.masters.iter().map(|master| master.id).collect());
-        truth.mesh().learn(&directory);
+        match newest_directory(newest.take(), &credentials) {
+            Ok(directory) if known.as_ref().is_none_or(|known| directory.replaces(known)) => {
+                service.admit(directory.masters.iter().map(|master| master.id).collect());
+                truth.mesh().learn(&directory);
+                known = Some(directory);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "a directory of masters was passed over"),
+        }
+        while newest.is_none() {
+            let entry = tokio::select! {
+                entry = effects.recv() => entry,
+                () = stop.cancelled() => return,
+            };
+            newest = match entry {
+                Ok(entry) => entry.effects.iter().rev().find_map(|effect| match effect {
+                    Effect::Directory { directory } => Some(directory.clone()),
+                    _ => None,
+                }),
+                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => truth.state().directory(),
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            };
+        }
     }
 }
 
-/// Says when the Raft core has stopped; whoever runs the node ends the process for it.
+/// Says who leads whenever that changes, when contact to a majority is lost and found, and when the Raft core has stopped;
+/// whoever runs the node ends the process for the last.
 async fn watch_core(truth: Truth, stop: CancellationToken) {
+    let mut before = None;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(CORE_WATCH_EVERY) => {}
+            () = truth.group().changed(CORE_WATCH_EVERY) => {}
             () = stop.cancelled() => return,
         }
         if let Some(cause) = truth.group().leader_state().stopped {
@@ -287,6 +307,20 @@ async fn watch_core(truth: Truth, stop: CancellationToken) {
             }
             return;
         }
+        let quorum = truth.quorum();
+        let now = (quorum.fresh, quorum.leader, quorum.term);
+        if before == Some(now) {
+            continue;
+        }
+        match quorum.leader {
+            Some(leader) if leader == truth.id() => tracing::info!(term = quorum.term, "this master leads"),
+            Some(leader) => tracing::info!(%leader, term = quorum.term, "another master leads"),
+            None if before.is_some_and(|(fresh, ..)| fresh) && !quorum.fresh => {
+                tracing::warn!("no contact to a majority: writes are refused, reads may be old");
+            }
+            None => {}
+        }
+        before = Some(now);
     }
 }
 
