@@ -47,6 +47,9 @@ use zeroize::Zeroizing;
 /// Event streams at one time: each holds a place in every broadcast, and a connection.
 const STREAMS_MAX: usize = 256;
 
+/// Joins at one time. Their path is open to everybody, and a wrong token costs a log entry.
+const JOINS_MAX: usize = 2;
+
 /// Readings of the tables before an answer's revision is allowed to be newer than its content.
 const EXACT_ATTEMPTS: u32 = 3;
 
@@ -72,6 +75,8 @@ pub struct Api {
     gatekeeper: Gatekeeper,
     /// Places for streams.
     streams: Arc<Semaphore>,
+    /// Places for joins.
+    pub(crate) joins: Semaphore,
 }
 
 /// What every handler answers.
@@ -92,6 +97,7 @@ impl Api {
             stop: node.stopping().clone(),
             gatekeeper: Gatekeeper::new(token, own_uid),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            joins: Semaphore::new(JOINS_MAX),
         })
     }
 

@@ -12,6 +12,10 @@ use saltern_wire::api::{
 };
 use saltern_wire::master::{MasterRecord, MasterState};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a refused join keeps its place: guessing tokens fills neither log nor disk faster than this.
+const REFUSED_JOIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// `GET /v1/cluster/status`
 pub async fn status(Shared(api): Shared<Arc<Api>>, _: Fresh) -> Answered<ClusterStatus> {
@@ -59,8 +63,17 @@ pub async fn join(
     RequestName(name): RequestName,
     JsonBody(request): JsonBody<JoinRequest>,
 ) -> Answered<JoinGrant> {
-    let (granted, _) = grant::issue_join(&api.truth, &api.credentials, &request, name).await?;
-    Ok(api.answer(granted))
+    let Ok(_place) = api.joins.try_acquire() else {
+        return Err(Refusal::new(FailureCode::Busy, "other machines are joining through this master: try again"));
+    };
+    match grant::issue_join(&api.truth, &api.credentials, &request, name).await {
+        Ok((granted, _)) => Ok(api.answer(granted)),
+        Err(refusal) => {
+            tracing::warn!(name = request.name, reason = refusal.0.message, "refused a master that wants to join");
+            tokio::time::sleep(REFUSED_JOIN_PAUSE).await;
+            Err(refusal)
+        }
+    }
 }
 
 /// How many more voters may die before writes stop.

@@ -9,11 +9,12 @@ use axum::extract::State as Shared;
 use axum::response::sse::Event as SentEvent;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
+use saltern_store::command::Reply;
 use saltern_store::view::JobSummary as Held;
 use saltern_wire::api::{FailureCode, JobEvent, JobPage, JobState, JobSummary, JobView, Submit, Submitted};
 use saltern_wire::job::Progress;
 use saltern_wire::target::{Target, TargetKind};
-use saltern_wire::{JobId, Map, Value};
+use saltern_wire::{JobId, Map, RequestId, Value};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -42,8 +43,20 @@ pub async fn submit(
     RequestName(name): RequestName,
     JsonBody(submit): JsonBody<Submit>,
 ) -> Answered<Submitted> {
+    if let Some(submitted) = submitted_before(&api, name)? {
+        return Ok(api.answer(submitted));
+    }
     let (submitted, _) = api.jobs.submit(submit, &operator.0, name).await?;
     Ok(api.answer(submitted))
+}
+
+/// What the submission of this name brought before: by now its target may mean something else, or nothing.
+fn submitted_before(api: &Api, name: RequestId) -> Result<Option<Submitted>, Refusal> {
+    Ok(match api.truth.state().answer_to(name)? {
+        Some((_, Ok(Reply::Opened { jid, minions }))) => Some(Submitted { jid, targeted: minions }),
+        // Anything else is settled by the truth, which is asked again.
+        Some(_) | None => None,
+    })
 }
 
 /// `GET /v1/jobs`
@@ -94,6 +107,9 @@ pub async fn kill(
     RequestName(name): RequestName,
 ) -> Answered<Submitted> {
     let jid: JobId = jid.parse()?;
+    if let Some(submitted) = submitted_before(&api, name)? {
+        return Ok(api.answer(submitted));
+    }
     let progress = api.truth.state().progress(&jid)?;
     if progress.is_empty() {
         return Err(no_such_job(jid));

@@ -163,7 +163,7 @@ pub(super) fn select(
                 .map_err(|error| Refusal::new(FailureCode::Invalid, error.to_string()))?;
             let named = |key: &&KeyRecord| matcher.matches(&key.minion, &Map::new());
             let matching: Vec<&KeyRecord> = keys.iter().filter(named).collect();
-            let selected: Vec<&KeyRecord> = matching.iter().copied().filter(|key| applies(&key)).collect();
+            let selected: Vec<&KeyRecord> = matching.iter().copied().filter(|key| applies(key)).collect();
             if selected.is_empty() {
                 return Err(nothing(decision, wanted, &format!("{glob:?}"), &matching));
             }

@@ -43,10 +43,7 @@ pub async fn create_token(
     let command =
         MasterCommand::Token { secret_hash: token::secret_hash(&secret), ttl_ms: request.ttl_ms, uses: request.uses };
     let committed = replica.propose(Lane::Control, Command::Master(command), Some(name)).await?;
-    let expires = match committed.applied? {
-        Reply::Token { expires } => expires,
-        other => return Err(unexpected(&other)),
-    };
+    let Reply::Token { expires } = committed.applied? else { return Err(unexpected()) };
     let addresses = directory.masters.iter().map(|master| master.endpoints.api.clone()).collect();
     let token = token::write(&JoinToken { addresses, ca_fingerprint: credentials.ca_fingerprint(), secret });
     Ok((JoinTokenView { token, expires }, committed.revision))
@@ -66,10 +63,7 @@ pub async fn issue_join(
         public_key: request.public_key,
     };
     let joined = replica.propose(Lane::Control, Command::Master(command), Some(name)).await?;
-    let master = match joined.applied? {
-        Reply::Joined { master } => master,
-        other => return Err(unexpected(&other)),
-    };
+    let Reply::Joined { master } = joined.applied? else { return Err(unexpected()) };
     let authority = authority(replica, credentials)?;
     let generation = directory(replica)?.generation;
     let certificate = authority.certify(master, &request.name, request.public_key, generation);
@@ -178,7 +172,6 @@ fn unfounded() -> Refusal {
 }
 
 /// A reply of another sort than the command's: the request id was used before, for another write.
-fn unexpected(reply: &Reply) -> Refusal {
-    tracing::debug!(?reply, "a request id was used for two writes");
+fn unexpected() -> Refusal {
     Refusal::new(FailureCode::Conflict, "this request id named another write before: draw a new one")
 }

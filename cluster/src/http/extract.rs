@@ -17,6 +17,10 @@ use std::time::Duration;
 /// How long a query waits for the revision or the confirmation that it asks for.
 pub const FRESH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long it waits for a confirmation if there is no quorum contact to begin with: a master that just woke finds it at
+/// once, one that is cut off should say so soon.
+const CUT_OFF_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A JSON body of at most [`API_BODY_BYTES_MAX`].
 pub struct JsonBody<T>(pub T);
 
@@ -95,7 +99,8 @@ impl FromRequestParts<Arc<Api>> for Fresh {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let Query(wanted) = Query::<Wanted>::from_request_parts(parts, api).await?;
         if wanted.consistent {
-            api.truth.confirm(FRESH_TIMEOUT).await?;
+            let within = if api.truth.quorum().fresh { FRESH_TIMEOUT } else { CUT_OFF_TIMEOUT };
+            api.truth.confirm(within).await.map_err(unconfirmed)?;
         }
         if let Some(revision) = wanted.revision {
             match api.truth.reach(Revision(revision), FRESH_TIMEOUT).await {
@@ -107,6 +112,17 @@ impl FromRequestParts<Arc<Api>> for Fresh {
             }
         }
         Ok(Self(()))
+    }
+}
+
+/// Nobody could say that this master's copy is current.
+fn unconfirmed(error: ProposeError) -> Refusal {
+    match error {
+        ProposeError::Stopped => error.into(),
+        ProposeError::NoQuorum | ProposeError::Unknown | ProposeError::Busy => Refusal::new(
+            FailureCode::NoQuorum,
+            "no quorum: no majority confirms that this master is current; ask without `consistent`, or another master",
+        ),
     }
 }
 
