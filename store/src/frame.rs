@@ -37,6 +37,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_format_is_frozen() {
+        assert_eq!(seal(b"entry"), [1, 0x5b, 0x5e, 0xea, 0x7b, b'e', b'n', b't', b'r', b'y']);
+    }
+
+    #[test]
     fn every_flipped_bit_is_found() {
         let sealed = seal(b"entry");
         assert_eq!(open(&sealed), Ok(b"entry".as_slice()));

@@ -134,46 +134,45 @@ impl<E: LogEntry> Log<E> {
             Bound::Unbounded => u64::MAX,
         };
         let mut taken = Taken { entries: Vec::new(), bytes: 0, bytes_max: bytes_max.unwrap_or(usize::MAX) };
-        let (disk_end, mut rest) = {
-            let queue = self.writer.lock();
-            let tail = &queue.tail;
-            let Some(last) = tail.last else { return Ok(Vec::new()) };
-            let end = end.min(last.saturating_add(1));
-            let start = start.max(tail.begin);
-            let Some(first) = tail.first() else { return self.read_disk(start, end, taken) };
-            let cached = tail.entries.iter().skip(usize::try_from(start.saturating_sub(first)).unwrap_or(usize::MAX));
-            let within = cached.take_while(|(entry, ..)| entry.index() < end);
-            if start >= first {
-                for (entry, len, _) in within {
-                    if taken.add(entry.clone(), *len).is_break() {
-                        break;
-                    }
-                }
+        let (start, split, cached) = self.lock_and_split(start, end, taken.bytes_max);
+        if start < split {
+            self.read_disk(start, split, &mut taken)?;
+            if (taken.entries.len() as u64) < split - start {
                 return Ok(taken.entries);
             }
-            let rest: Vec<(E, usize)> = within.map(|(entry, len, _)| (entry.clone(), *len)).collect();
-            ((start, first.min(end)), rest)
-        };
-        let mut older = self.read_disk(disk_end.0, disk_end.1, Taken { entries: Vec::new(), ..taken })?;
-        let whole = older.len() as u64 == disk_end.1.saturating_sub(disk_end.0);
-        if whole {
-            taken.bytes = older.iter().map(|entry| entry.encode().len()).sum();
-            taken.entries = std::mem::take(&mut older);
-            for (entry, len) in rest.drain(..) {
-                if taken.add(entry, len).is_break() {
-                    break;
-                }
-            }
-            return Ok(taken.entries);
         }
-        Ok(older)
+        for (entry, len) in cached {
+            if taken.add(entry, len).is_break() {
+                break;
+            }
+        }
+        Ok(taken.entries)
+    }
+
+    /// Clips `[start, end)` to what there is: where reading starts, where the tail takes over from the disk, and what the
+    /// tail has, up to `bytes_max`.
+    fn lock_and_split(&self, start: u64, end: u64, bytes_max: usize) -> (u64, u64, Vec<(E, usize)>) {
+        let queue = self.writer.lock();
+        let tail = &queue.tail;
+        let Some(last) = tail.last else { return (0, 0, Vec::new()) };
+        let (start, end) = (start.max(tail.begin), end.min(last.saturating_add(1)));
+        if start >= end {
+            return (0, 0, Vec::new());
+        }
+        let first = tail.first().unwrap_or(end);
+        let split = first.clamp(start, end);
+        let skipped = usize::try_from(split - first.min(split)).unwrap_or(usize::MAX);
+        let mut bytes = 0_usize;
+        let fitting = tail.entries.iter().skip(skipped).take_while(|(entry, len, _)| {
+            let fits = bytes == 0 || bytes.saturating_add(*len) <= bytes_max;
+            bytes = bytes.saturating_add(*len);
+            fits && entry.index() < end
+        });
+        (start, split, fitting.map(|(entry, len, _)| (entry.clone(), *len)).collect())
     }
 
     /// Reads `[start, end)` from the disk.
-    fn read_disk(&self, start: u64, end: u64, mut taken: Taken<E>) -> Result<Vec<E>, StoreError> {
-        if start >= end {
-            return Ok(taken.entries);
-        }
+    fn read_disk(&self, start: u64, end: u64, taken: &mut Taken<E>) -> Result<(), StoreError> {
         let span = Span::between(table::log_key(start), table::log_key(end));
         let (mut next, mut wrong) = (start, None);
         self.writer.kv().visit(Table::Log, &span, Direction::Forward, &mut |key, row| {
@@ -197,7 +196,7 @@ impl<E: LogEntry> Log<E> {
                 }
             }
         })?;
-        wrong.map_or(Ok(taken.entries), Err)
+        wrong.map_or(Ok(()), Err)
     }
 
     /// The last entry; `None` if there is none behind the purged position.

@@ -204,10 +204,14 @@ impl Stage {
 
     fn open(&mut self, args: &mut ArgumentConsumer<'_>) -> Fallible<Command> {
         let ttl: u64 = args.take_key("ttl").unwrap_or("60").parse()?;
+        let foreign = args.take_key("foreign").is_some();
         let name = next(args)?;
         let ordinals = rest(args).iter().map(|name| self.ordinal(name)).collect::<Fallible<Vec<_>>>()?;
         let slot = self.jobs.len() as u64 + 1;
         let mut intent = job(self.worlds[0].now, slot, &ordinals, ttl * 1000);
+        if foreign {
+            intent.cluster = saltern_wire::ClusterId::from_bytes([8; 16]);
+        }
         intent.jid = *self.jobs.entry(name.into()).or_insert(intent.jid);
         Ok(Command::Job(JobCommand::Open { job: sign(&intent) }))
     }

@@ -165,8 +165,7 @@ fn a_torn_snapshot_is_not_served() {
     }
 }
 
-/// Runs `work` on a machine whose disk is copied before, crashing at every possible point would need a hook in each call;
-/// instead every folder that an interrupted install or reception can leave is laid out by hand.
+/// On both engines: what the interruptions leave is laid out by hand. All points of interruption: [`crashes`](crate::crashes).
 #[test]
 fn what_an_interrupted_install_leaves_is_cleared_away() {
     for bench in Bench::both() {
