@@ -4,7 +4,7 @@
 //! 69 no master reachable, 70 a fault of the master, 71 the system, 75 try again, 77 denied, 78 configuration.
 
 use crate::api::Api;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, LogLevel};
 use crate::founding::{self, FoundingError, JoinError};
 use crate::mesh::tls::TlsMesh;
 use crate::node::{Edges, Node, NodeConfig, StartError, bind_address};
@@ -19,6 +19,7 @@ use saltern_store::FlushBy;
 use saltern_store::kv::rocks::RocksEngine;
 use saltern_wire::io::Io;
 use saltern_wire::master::Endpoints;
+use std::io::IsTerminal;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -106,11 +107,21 @@ async fn carry_out(arguments: Arguments) -> Result<(), Failed> {
     }
 }
 
+/// What Raft itself says about unreachable peers and elections is for its developers: it is shown at the levels debug and
+/// trace only. Operators hear of the leader and of the quorum from the node.
+fn directives(config: &Config) -> String {
+    match config.log_level {
+        LogLevel::Error | LogLevel::Warning | LogLevel::Info => format!("{},openraft=error", config.log_level.directive()),
+        LogLevel::Debug | LogLevel::Trace => config.log_level.directive().into(),
+    }
+}
+
 fn start_logging(config: &Config) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("SALTERN_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(config.log_level.directive()));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(directives(config)));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second subscriber means that a test set one already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let _ = logs.with_ansi(std::io::stderr().is_terminal()).try_init();
 }
 
 async fn run(config: Config) -> Result<(), Failed> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// Answers for one master. The truth and presence arrive a little later than the mesh: they stand on it.
 pub struct MasterService {
     raft: Arc<RaftService>,
-    /// Masters that may speak to this one: those of the newest directory.
+    /// Masters of the newest directory. They and the members of the group may speak to this one.
     admitted: RwLock<BTreeSet<MasterId>>,
     above: OnceLock<(Truth, Presence)>,
 }
@@ -31,7 +31,7 @@ impl MasterService {
         let _ = self.above.set((truth, presence));
     }
 
-    /// Takes a new directory: whoever is not in it is refused from now on.
+    /// Takes a new directory: whoever is neither in it nor in the group is refused from now on.
     pub fn admit(&self, masters: BTreeSet<MasterId>) {
         *self.admitted.write().unwrap_or_else(PoisonError::into_inner) = masters;
     }
@@ -40,7 +40,7 @@ impl MasterService {
 #[async_trait::async_trait]
 impl MeshService for MasterService {
     fn admits(&self, master: MasterId) -> bool {
-        self.admitted.read().unwrap_or_else(PoisonError::into_inner).contains(&master)
+        self.raft.is_member(master) || self.admitted.read().unwrap_or_else(PoisonError::into_inner).contains(&master)
     }
 
     async fn answer(&self, from: MasterId, request: Request) -> Response {

@@ -3,17 +3,27 @@
 use saltern_jepsen::real::{Wish, World, said};
 use saltern_ops::fleet::jobs;
 use saltern_wire::Value;
+use saltern_wire::api::KeyView;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_of_three_masters_gone_writes_are_refused_reads_say_they_are_stale_and_one_back_heals() -> anyhow::Result<()> {
-    let mut world = World::up(3, 3).await?;
+    let mut world = World::masters_of(Wish { masters: 3, minions: 4, ..Wish::default() }).await?;
+    let pin = world.cluster.ca_fingerprint.clone();
+    for number in 0..4 {
+        world.cluster.fleet.write_minion(number, &pin)?;
+        world.cluster.fleet.start_minion(number)?;
+    }
+    world.cluster.wait(0, "four pending keys", "/v1/keys", |keys: &Vec<KeyView>| keys.len() == 4).await?;
+    let accepted = world.saltern(&[0], &["key", "accept", "minion-[123]"])?;
+    assert_eq!(accepted.status.code(), Some(0), "{}", said(&accepted));
+    world.cluster.wait_for_connected(0, 3).await?;
     let leader = world.leader(0).await?;
     let left = (leader + 1) % 3;
     for number in (0..3).filter(|number| *number != left) {
         world.kill_master(number)?;
     }
-    for arguments in [vec!["run", "*", "test.ping"], vec!["key", "accept", "--all", "--yes"]] {
+    for arguments in [vec!["run", "*", "test.ping"], vec!["key", "accept", "minion-4"]] {
         let output = world.saltern(&[left], &arguments)?;
         assert_eq!(output.status.code(), Some(75), "{arguments:?}: {}", said(&output));
         assert!(String::from_utf8_lossy(&output.stderr).contains("no quorum"), "{arguments:?}: {}", said(&output));

@@ -23,7 +23,7 @@ use crate::mesh::message::{Channel, Request, Response};
 use saltern_wire::MasterId;
 use saltern_wire::io::{Address, Link, TransportError};
 use saltern_wire::master::Directory;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub trait MeshListener: Send + 'static {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum MeshError {
     /// The master is not in the directory.
-    #[error("master {0} is not in the directory")]
+    #[error("master {0} is neither in the directory nor in the group")]
     Stranger(MasterId),
     /// Nothing was sent.
     #[error("master {to} is unreachable: {cause}")]
@@ -71,13 +71,20 @@ pub enum MeshError {
 pub struct Mesh {
     transport: Arc<dyn MeshTransport>,
     addresses: Mutex<BTreeMap<MasterId, Address>>,
+    /// Addresses as the group's log holds them: what there is before the directory is applied.
+    members: Mutex<BTreeMap<MasterId, Address>>,
     callers: Mutex<BTreeMap<(MasterId, Channel), Arc<Caller>>>,
 }
 
 impl Mesh {
     /// A mesh that knows nobody yet.
     pub fn new(transport: Arc<dyn MeshTransport>) -> Arc<Self> {
-        Arc::new(Self { transport, addresses: Mutex::default(), callers: Mutex::default() })
+        Arc::new(Self {
+            transport,
+            addresses: Mutex::default(),
+            members: Mutex::default(),
+            callers: Mutex::default(),
+        })
     }
 
     /// Takes the masters' addresses from a directory. Links to masters that moved or left are dropped.
@@ -86,13 +93,21 @@ impl Mesh {
             directory.masters.iter().map(|master| (master.id, master.endpoints.mesh.clone())).collect();
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        callers.retain(|(id, _), _| fresh.get(id).is_some_and(|address| addresses.get(id) == Some(address)));
+        callers.retain(|(id, _), _| fresh.get(id) == addresses.get(id));
         *addresses = fresh;
+    }
+
+    /// Takes a member's address from the group's log. The directory's address, where there is one, goes first.
+    pub fn learn_member(&self, master: MasterId, address: Address) {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).insert(master, address);
     }
 
     /// The masters that are known, in order.
     pub fn known(&self) -> Vec<MasterId> {
-        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: BTreeSet<MasterId> = addresses.keys().chain(members.keys()).copied().collect();
+        all.into_iter().collect()
     }
 
     /// Opens a link of its own, for a stream.
@@ -129,6 +144,7 @@ impl Mesh {
 
     fn address(&self, to: MasterId) -> Result<Address, MeshError> {
         let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        addresses.get(&to).cloned().ok_or(MeshError::Stranger(to))
+        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.get(&to).or_else(|| members.get(&to)).cloned().ok_or(MeshError::Stranger(to))
     }
 }

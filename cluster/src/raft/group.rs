@@ -12,7 +12,7 @@ use openraft::raft::ReadPolicy;
 use openraft::{ChangeMembers, Config, Instant as _, SnapshotPolicy};
 use saltern_store::command::Proposal;
 use saltern_store::Log;
-use saltern_wire::io::Clock;
+use saltern_wire::io::{Address, Clock};
 use saltern_wire::{MasterId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -129,11 +129,11 @@ impl Group {
     }
 
     /// Makes this member the first of a new group. Harmless on a member of a group.
-    pub async fn found(&self, id: MasterId) -> Result<(), GroupError> {
+    pub async fn found(&self, id: MasterId, mesh: &Address) -> Result<(), GroupError> {
         if self.raft.is_initialized().await.map_err(|error| GroupError::Stopped(error.to_string()))? {
             return Ok(());
         }
-        let members = BTreeMap::from([(id.0, openraft::impls::EmptyNode::default())]);
+        let members = BTreeMap::from([(id.0, openraft::impls::BasicNode::new(mesh.to_string()))]);
         self.raft.initialize(members).await.map_err(|error| GroupError::Membership(error.to_string()))
     }
 
@@ -166,9 +166,9 @@ impl Group {
         }
     }
 
-    /// Adds a learner; returns at once, replication goes on by itself.
-    pub async fn add_learner(&self, id: MasterId) -> Result<(), GroupError> {
-        let added = self.raft.add_learner(id.0, openraft::impls::EmptyNode::default(), false).await;
+    /// Adds a learner that is reached at `mesh`; returns at once, replication goes on by itself.
+    pub async fn add_learner(&self, id: MasterId, mesh: &Address) -> Result<(), GroupError> {
+        let added = self.raft.add_learner(id.0, openraft::impls::BasicNode::new(mesh.to_string()), false).await;
         added.map(drop).map_err(|error| GroupError::Membership(error.to_string()))
     }
 
@@ -196,11 +196,15 @@ impl Group {
         let membership = metrics.membership_config.membership();
         let ids = |ids: Vec<u64>| ids.into_iter().map(MasterId).collect::<BTreeSet<_>>();
         let matched = metrics.replication.iter().flatten();
+        let is_self = metrics.current_leader == Some(metrics.id) && metrics.state.is_leader();
+        // The only voter is its own majority at any time; nobody acknowledges its heartbeats, because it sends none.
+        let alone = is_self && membership.voter_ids().all(|id| id == metrics.id);
+        let acked = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed());
         LeaderState {
             leader: metrics.current_leader.map(MasterId),
-            is_self: metrics.current_leader == Some(metrics.id) && metrics.state.is_leader(),
+            is_self,
             term: metrics.current_term,
-            quorum_age: metrics.last_quorum_acked.as_ref().map(|at| at.elapsed()),
+            quorum_age: if alone { Some(Duration::ZERO) } else { acked },
             last_log: metrics.last_log_index.unwrap_or(0),
             applied: self.machine.state().applied_index(),
             voters: ids(membership.voter_ids().collect()),

@@ -60,8 +60,12 @@ impl NetworkFactory {
 impl RaftNetworkFactory<Types> for NetworkFactory {
     type Network = Network;
 
-    async fn new_client(&mut self, target: u64, _node: &openraft::impls::EmptyNode) -> Network {
+    async fn new_client(&mut self, target: u64, node: &openraft::impls::BasicNode) -> Network {
         let to = MasterId(target);
+        match node.addr.parse() {
+            Ok(address) => self.mesh.learn_member(to, address),
+            Err(error) => tracing::warn!(%to, %error, "the group holds an address that is none"),
+        }
         let (mesh, snapshots) = (Arc::clone(&self.mesh), Arc::clone(&self.snapshots));
         Network { to, mesh, snapshots, disk_work: self.disk_work, stream: Mutex::new(None) }
     }
@@ -168,7 +172,7 @@ impl RaftNetworkV2<Types> for Network {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>>
     where
@@ -176,11 +180,19 @@ impl RaftNetworkV2<Types> for Network {
     {
         Box::pin(async move {
             let slot = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
-            if slot.is_none() {
-                let link = self.mesh.open(self.to, Channel::Replicate, option.hard_ttl() * 4).await;
-                *slot = Some(link.map_err(|error| call_error(&error))?);
+            if slot.is_some() {
+                let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, input));
+                return Ok(stream);
             }
-            let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, input));
+            // openraft waits out its back-off inside the stream of requests, before the first: whoever dials without asking
+            // for one calls a master that refuses connections again and again without any pause.
+            let Some(first) = input.next().await else {
+                let nothing: BoxStream<'s, _> = Box::pin(futures::stream::empty());
+                return Ok(nothing);
+            };
+            let link = self.mesh.open(self.to, Channel::Replicate, option.hard_ttl() * 4).await;
+            *slot = Some(link.map_err(|error| call_error(&error))?);
+            let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, futures::stream::iter([first]).chain(input)));
             Ok(stream)
         })
     }

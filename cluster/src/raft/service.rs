@@ -5,6 +5,7 @@ use crate::raft::machine::DiskWork;
 use crate::raft::types::{Raft, SnapshotMeta, Types, Vote, pack, unpack};
 use bytes::Bytes;
 use futures::StreamExt;
+use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, VoteRequest};
 use openraft::storage::Snapshot;
 use saltern_store::{Manifest, Receiving, Snapshots};
@@ -42,6 +43,14 @@ impl RaftService {
         heard: watch::Sender<Duration>,
     ) -> Self {
         Self { raft, snapshots, disk_work, receiving: tokio::sync::Mutex::default(), heard, clock }
+    }
+
+    /// Whether `master` is a member of the group, as far as this member's log says. The log knows its members from the first
+    /// moment on, when the truth, which is applied later, may not know them yet.
+    pub fn is_member(&self, master: MasterId) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().get_node(&master.0).is_some()
     }
 
     /// Answers one message.

@@ -17,7 +17,7 @@ openraft::declare_raft_types!(
         D = Logged,
         R = Written,
         NodeId = u64,
-        Node = openraft::impls::EmptyNode,
+        Node = openraft::impls::BasicNode,
         AsyncRuntime = Runtime,
 );
 

@@ -210,15 +210,19 @@ async fn see_moves(
 ) -> BTreeMap<MinionId, Duration> {
     let mut seen = BTreeMap::new();
     // Minions that are connected anywhere but on the master that was struck.
-    let mut elsewhere = BTreeSet::new();
+    let mut elsewhere: BTreeSet<MinionId> = BTreeSet::new();
     while !over.load(Ordering::Relaxed) && elsewhere.len() < orphaned.len() {
         if let Ok(list) = client.get::<MinionList>("/v1/minions", "").await {
             let now = clock.monotonic();
             for minion in list.value.minions {
-                let attached =
-                    minion.presence == Presence::Connected && minion.master.as_deref() == Some(here.as_str());
-                if attached && orphaned.contains(&minion.id) {
-                    seen.entry(minion.id).or_insert(now);
+                if minion.presence != Presence::Connected || !orphaned.contains(&minion.id) {
+                    continue;
+                }
+                if minion.master.as_deref() == Some(here.as_str()) {
+                    seen.entry(minion.id.clone()).or_insert(now);
+                }
+                if minion.master.as_deref() != Some(struck.as_str()) {
+                    elsewhere.insert(minion.id);
                 }
             }
         }
