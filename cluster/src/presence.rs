@@ -161,6 +161,8 @@ impl Presence {
                 }
                 () = gathered => {
                     gathering = None;
+                    // A master that has just joined hears of this at once, not after an idle interval.
+                    self.learn_peers();
                     self.lock().owing()
                 }
                 () = self.shared.wake.notified() => {

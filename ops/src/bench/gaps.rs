@@ -44,7 +44,7 @@ pub async fn leader_killed(
     ])
 }
 
-/// Time from a fault of a follower until each of its minions is attached to another master, over `rounds`.
+/// Time from a fault of the master with the most minions until each of its minions is attached to another master, over `rounds`.
 pub async fn minion_moved(
     cluster: &mut Cluster,
     clock: &(impl Clock + Clone),
@@ -53,8 +53,7 @@ pub async fn minion_moved(
 ) -> anyhow::Result<Vec<Figure>> {
     let mut gaps = Vec::new();
     for _ in 0..rounds {
-        let leader = leader_of(cluster).await?;
-        let Some(number) = busiest_other_than(cluster, leader).await? else { continue };
+        let number = busiest(cluster).await?;
         let survivors = others(cluster, number);
         let orphaned = attached_to(cluster, survivors[0], number).await?;
         let watch = Watch::start(cluster, &survivors, &orphaned, clock);
@@ -79,7 +78,9 @@ pub async fn minion_moved(
                 cluster.wait_for_voters(cluster.fleet.masters.len()).await?;
             }
         }
-        cluster.wait_for_connected(leader, cluster.fleet.minions.len()).await?;
+        for asked in 0..cluster.fleet.masters.len() {
+            cluster.wait_for_connected(asked, cluster.fleet.minions.len()).await?;
+        }
     }
     let name = match fault {
         Fault::Kill => "minion_gap_kill_ms",
@@ -95,17 +96,17 @@ fn others(cluster: &Cluster, number: usize) -> Vec<usize> {
     (0..cluster.fleet.masters.len()).filter(|other| *other != number).collect()
 }
 
-/// The follower with the most minions; `None` if the followers have none.
-async fn busiest_other_than(cluster: &Cluster, leader: usize) -> anyhow::Result<Option<usize>> {
-    let mut busiest = None;
-    let mut most = 0;
-    for number in others(cluster, leader) {
-        let count = attached_to(cluster, leader, number).await?.len();
-        if count > most {
-            (busiest, most) = (Some(number), count);
+/// The master with the most minions.
+async fn busiest(cluster: &Cluster) -> anyhow::Result<usize> {
+    let mut busiest = (0, 0);
+    for number in 0..cluster.fleet.masters.len() {
+        let count = attached_to(cluster, 0, number).await?.len();
+        if count > busiest.1 {
+            busiest = (number, count);
         }
     }
-    Ok(busiest)
+    anyhow::ensure!(busiest.1 > 0, "no minion is attached anywhere");
+    Ok(busiest.0)
 }
 
 async fn restart(cluster: &mut Cluster, number: usize) -> anyhow::Result<()> {

@@ -108,7 +108,9 @@ impl Cluster {
         narrate("accepting them on master-1: saltern key accept --all");
         self.accept_all(0).await?;
         narrate("waiting until every minion is connected and has told its grains");
-        self.wait_for_connected(0, count).await?;
+        for number in 0..self.fleet.masters.len() {
+            self.wait_for_connected(number, count).await?;
+        }
         self.wait_for_grains(0).await
     }
 
