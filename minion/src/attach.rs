@@ -29,6 +29,9 @@ const NO_QUORUM_PATIENCE: Duration = Duration::from_secs(10);
 /// How long it is remembered that a master had no quorum.
 const NO_QUORUM_MEMORY: Duration = Duration::from_secs(60);
 
+/// A poll that is later than this was late by the minion's own fault.
+const OWN_LATENESS_MAX: Duration = Duration::from_millis(1_500);
+
 /// Longest obeyed `retry_after`.
 const STAY_AWAY_MAX: Duration = Duration::from_secs(600);
 
@@ -259,6 +262,7 @@ impl Vitals {
 
     /// What there is to do at `now`.
     pub fn poll(&mut self, now: Duration) -> Pulse {
+        self.forgive(now);
         if let Some(since) = self.waiting_since
             && now.saturating_sub(since) >= self.patience.ping_timeout
         {
@@ -285,15 +289,32 @@ impl Vitals {
         }
     }
 
+    /// A minion that itself stood still (a frozen process, a disk that took its time) polls late, and the signs of life are
+    /// in its queues: it does not blame its master for the time it slept.
+    fn forgive(&mut self, now: Duration) {
+        let late = now.saturating_sub(self.sign_due());
+        if late < OWN_LATENESS_MAX {
+            return;
+        }
+        self.waiting_since = self.waiting_since.map(|since| since + late);
+        self.beacon_due = self.beacon_due.map(|(due, patience)| (due + late, patience));
+    }
+
+    /// When the next sign of life is due, or the next ping. After a poll it lies ahead.
+    fn sign_due(&self) -> Duration {
+        let mut due = self.next_ping;
+        if let Some(since) = self.waiting_since {
+            due = due.min(since + self.patience.ping_timeout);
+        }
+        if let Some((beacon_due, _)) = self.beacon_due {
+            due = due.min(beacon_due);
+        }
+        due
+    }
+
     /// When to poll next.
     pub fn deadline(&self) -> Duration {
-        let mut deadline = self.next_ping;
-        if let Some(since) = self.waiting_since {
-            deadline = deadline.min(since + self.patience.ping_timeout);
-        }
-        if let Some((due, _)) = self.beacon_due {
-            deadline = deadline.min(due);
-        }
+        let mut deadline = self.sign_due();
         if let Some(since) = self.no_quorum_since {
             deadline = deadline.min(since + NO_QUORUM_PATIENCE);
         }

@@ -22,6 +22,9 @@ pub(super) struct Facts {
     current: Arc<Map>,
     digest: [u8; 32],
     reported: ReportedFacts,
+    /// Whether the truth said so in this life of the agent, and in this generation of the cluster. A truth that was
+    /// restored from a backup may have older grains than it once said it had; telling it again costs it a comparison.
+    confirmed: bool,
     in_flight: bool,
     /// Grains that the master will never take: not sent again.
     refused: Option<[u8; 32]>,
@@ -34,8 +37,21 @@ impl Facts {
         let reported = folder.reported_facts()?;
         let current = Arc::new(grains::merged(&id, &host, &configured, &set));
         let digest = grains::digest(&current);
-        let (in_flight, refused, waiters) = (false, None, Vec::new());
-        Ok(Self { folder, id, configured, host, set, current, digest, reported, in_flight, refused, waiters })
+        let (confirmed, in_flight, refused, waiters) = (false, false, None, Vec::new());
+        Ok(Self {
+            folder,
+            id,
+            configured,
+            host,
+            set,
+            current,
+            digest,
+            reported,
+            confirmed,
+            in_flight,
+            refused,
+            waiters,
+        })
     }
 
     /// All grains.
@@ -46,6 +62,11 @@ impl Facts {
     /// Digest of the grains that were reported last.
     pub(super) fn reported_digest(&self) -> [u8; 32] {
         self.reported.digest
+    }
+
+    /// The cluster has another generation: what it was told before may be gone.
+    pub(super) fn handle_generation(&mut self) {
+        self.confirmed = false;
     }
 
     /// Takes new facts of the host.
@@ -86,7 +107,7 @@ impl Facts {
 
     /// The grains to report as `ordinal`, with their digest, if the truth does not have them.
     pub(super) fn next_call(&mut self, ordinal: Ordinal) -> Option<(Map, [u8; 32])> {
-        if self.reported == (ReportedFacts { ordinal, digest: self.digest }) {
+        if self.confirmed && self.reported == (ReportedFacts { ordinal, digest: self.digest }) {
             self.answer(&Ok(()));
             return None;
         }
@@ -105,8 +126,11 @@ impl Facts {
     /// The grains with this digest are committed.
     pub(super) fn handle_done(&mut self, ordinal: Ordinal, digest: [u8; 32]) {
         self.in_flight = false;
-        self.reported = ReportedFacts { ordinal, digest };
-        if let Err(error) = self.folder.keep_reported_facts(&self.reported) {
+        self.confirmed = true;
+        let before = std::mem::replace(&mut self.reported, ReportedFacts { ordinal, digest });
+        if before != self.reported
+            && let Err(error) = self.folder.keep_reported_facts(&self.reported)
+        {
             tracing::warn!(%error, "the grains will be reported again after a restart");
         }
         if digest == self.digest {

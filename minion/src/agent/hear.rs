@@ -82,12 +82,16 @@ impl Core {
     }
 
     fn handle_directory(&mut self, connection: &mut Connection, signed: &Signed<Directory>, now: Duration) -> Fate {
+        let generation = self.rules.trust.generation();
         match self.rules.trust.handle_directory(connection.ca, signed) {
             Err(error) => return Fate::Leave(format!("its directory of masters is refused: {error}")),
             Ok(None) => {}
             Ok(Some(kept)) => {
                 if let Err(error) = self.folder.keep_directory(&kept) {
                     tracing::error!(%error, "the directory of masters is not kept over a restart");
+                }
+                if self.rules.trust.generation() != generation {
+                    self.facts.handle_generation();
                 }
                 let masters = self.rules.trust.active_masters();
                 self.candidates.handle_directory(masters.map(|master| &master.endpoints.session));

@@ -127,6 +127,22 @@ fn a_slow_road_is_not_a_dead_one() {
 }
 
 #[test]
+fn a_minion_that_slept_does_not_blame_its_master() {
+    let mut vitals = Vitals::new(PATIENCE, seconds(0));
+    vitals.handle_subscribed(seconds(0));
+    assert_eq!(vitals.poll(seconds(2)), Pulse::Ping(1));
+    // Frozen for a minute; pong and beacons wait in its queues.
+    assert!(!matches!(vitals.poll(seconds(62)), Pulse::Gone(_)));
+    vitals.handle_pong(1, true, seconds(62));
+    assert!(!matches!(vitals.poll(seconds(63)), Pulse::Gone(_)));
+    // A master that is gone as well is noticed soon after.
+    let gone = (630..900)
+        .map(|tenths| Duration::from_millis(tenths * 100))
+        .find(|now| matches!(vitals.poll(*now), Pulse::Gone(_)));
+    assert!(gone.is_some_and(|gone| gone <= seconds(75)), "{gone:?}");
+}
+
+#[test]
 fn a_silent_fanout_is_noticed_after_three_of_its_intervals() {
     for (next_ms, gone_after) in [(2_000, 6), (100, 1), (60_000, 12)] {
         let mut vitals = Vitals::new(PATIENCE, seconds(0));

@@ -191,6 +191,11 @@ fn check(layer: Layer, hostname: &str) -> Result<Config, ConfigError> {
             None => {}
         }
     }
+    // A master drops a session that is silent for 20 s.
+    if config.ping_interval > Duration::from_secs(10) {
+        let ms = config.ping_interval.as_millis();
+        return Err(refuse("ping_interval_ms", &format!("{ms} is out of range: 10 to 10000 milliseconds")));
+    }
     if let Some(bytes) = layer.outbox_bytes_max {
         config.outbox_bytes_max = bytes;
     }
@@ -307,6 +312,7 @@ mod tests {
             ("ca_fingerprint: abc\n", "64 hexadecimal digits"),
             ("data_dir: here\n", "absolute"),
             ("ping_interval_ms: 1\n", "out of range"),
+            ("ping_interval_ms: 11000\n", "out of range: 10 to 10000"),
             ("mine_interval: soon\n", ":1:"),
         ] {
             let text = loaded(yaml, &[]).expect_err(yaml).to_string();
