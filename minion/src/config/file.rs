@@ -11,7 +11,7 @@ pub struct Layer {
     pub id: Option<String>,
     /// Salt's `master`: one address or a list.
     pub master: Option<OneOrMany>,
-    /// SHA-256 of the cluster CA's key, 64 hexadecimal digits; printed by `saltern cluster join-token`.
+    /// SHA-256 of the cluster CA's key, 64 hexadecimal digits; shown by `saltern cluster status`.
     pub ca_fingerprint: Option<String>,
     /// The data folder.
     pub data_dir: Option<String>,
