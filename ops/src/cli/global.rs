@@ -76,6 +76,15 @@ impl Global {
         Ok(Client::new(servers, entropy, self.request_id))
     }
 
+    /// What may help a caller who was denied: the kernel vouches for callers of a socket, a token for everybody else.
+    pub fn advice_when_denied(&self) -> &'static str {
+        if self.server.iter().any(|server| matches!(server, ServerAddress::Https(_))) {
+            "Over https a token proves who asks: --token-file FILE, or the variable SALTERN_TOKEN."
+        } else {
+            "On the unix socket, root and the user that the master runs as may ask."
+        }
+    }
+
     fn tls(&self) -> Result<rustls::ClientConfig, CliError> {
         let trust = match (&self.ca_fingerprint, &self.ca_file) {
             (Some(fingerprint), _) => Trust::Fingerprint(*fingerprint),

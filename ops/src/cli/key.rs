@@ -324,6 +324,11 @@ impl Page for KeyDetails {
             let mut details = document(key);
             if let Value::Object(map) = &mut details {
                 map.shift_remove("minion");
+                // Documents carry microseconds; people read dates.
+                map.insert("submitted".into(), key.submitted.to_string().into());
+                if let Some(decided) = key.decided {
+                    map.insert("decided".into(), decided.to_string().into());
+                }
             }
             nested::entry(key.minion.as_str(), &details, nested::ORDERED)
         };

@@ -6,7 +6,7 @@ use crate::output::style::{self, BAD, TEXT, WARN};
 use crate::output::table::Table;
 use crate::output::{Page, document, nested};
 use saltern_wire::api::{MinionList, MinionView, Presence};
-use saltern_wire::{MinionId, Value};
+use saltern_wire::{Map, MinionId, Value};
 
 /// Verbs over accepted minions.
 #[derive(Debug, clap::Subcommand)]
@@ -148,26 +148,32 @@ impl Page for Listed {
 /// One minion.
 struct Shown(MinionView);
 
+impl Shown {
+    /// What people are shown: no id, which is the heading, and dates instead of microseconds.
+    fn facts(&self) -> Map {
+        let Value::Object(mut map) = document(&self.0) else { return Map::new() };
+        map.shift_remove("id");
+        if let Some(since) = self.0.since {
+            map.insert("since".into(), since.to_string().into());
+        }
+        map
+    }
+}
+
 impl Page for Shown {
     fn document(&self) -> Value {
         document(&self.0)
     }
 
     fn nested(&self) -> String {
-        let mut entries = self.document();
-        if let Value::Object(map) = &mut entries {
-            map.shift_remove("id");
-        }
-        nested::entry(self.0.id.as_str(), &entries, nested::ORDERED)
+        nested::entry(self.0.id.as_str(), &Value::Object(self.facts()), nested::ORDERED)
     }
 
     fn table(&self) -> Table {
         let mut table = Table::new(&["NAME", "VALUE"]);
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        if let Value::Object(map) = self.document() {
-            for (name, value) in map.iter().filter(|(name, _)| *name != "grains") {
-                table.row([name.clone(), text(value)]);
-            }
+        for (name, value) in self.facts().iter().filter(|(name, _)| *name != "grains") {
+            table.row([name.clone(), text(value)]);
         }
         for (name, value) in self.0.grains.iter().flatten() {
             table.row([format!("grains.{name}"), text(value)]);

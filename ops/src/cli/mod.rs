@@ -85,6 +85,21 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Asks(Asking),
+    /// Start a whole cluster on this machine and show what it survives
+    Demo(crate::demo::DemoArguments),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  saltern completion bash > /etc/bash_completion.d/saltern")]
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Commands that ask a master.
+#[derive(Debug, Subcommand)]
+enum Asking {
     /// Decide which minions may work
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -108,14 +123,6 @@ enum Command {
     /// Follow what happens
     #[command(subcommand)]
     Event(event::EventCommand),
-    /// Start a whole cluster on this machine and show what it survives
-    Demo(crate::demo::DemoArguments),
-    /// Print a completion script for a shell
-    #[command(after_help = "Example:\n  saltern completion bash > /etc/bash_completion.d/saltern")]
-    Completion {
-        /// Which shell
-        shell: clap_complete::Shell,
-    },
 }
 
 /// Why a command did not do what was asked.
@@ -165,10 +172,11 @@ impl CliError {
 /// Carries out a command line and gives the process's exit code.
 pub async fn main(cli: Cli, entropy: Arc<dyn Entropy>) -> u8 {
     let mut screen = Screen::standard(cli.global.output, cli.global.color);
+    let advice = cli.global.advice_when_denied();
     let end = match cli.command {
         Command::Completion { shell } => completion(shell, &mut screen),
         Command::Demo(arguments) => crate::demo::run(arguments, cli.global.output).await.map_err(CliError::Demo),
-        command => match cli.global.client(entropy) {
+        Command::Asks(command) => match cli.global.client(entropy) {
             Ok(client) => {
                 let mut session = Session::new(client, screen);
                 let end = command.run(&mut session).await;
@@ -183,12 +191,15 @@ pub async fn main(cli: Cli, entropy: Arc<dyn Entropy>) -> u8 {
         if code != EXIT_PIPE {
             // If stderr is gone as well, the exit code is all there is to say it with.
             let _ = screen.error(&error.to_string());
+            if error.refusal() == Some(FailureCode::Denied) {
+                let _ = screen.note(advice);
+            }
         }
         code
     })
 }
 
-impl Command {
+impl Asking {
     async fn run(self, session: &mut Session) -> Result<u8, CliError> {
         match self {
             Self::Key(command) => key::run(command, session).await,
@@ -199,8 +210,6 @@ impl Command {
             Self::Cluster(command) => cluster::run(command, session).await,
             Self::Config(command) => config::run(command, session).await,
             Self::Event(command) => event::run(command, session).await,
-            // Both need no master and were carried out before there was a session.
-            Self::Demo(_) | Self::Completion { .. } => Ok(0),
         }
     }
 }

@@ -32,7 +32,8 @@ async fn a_key_list_is_salts_to_the_letter() {
     assert_eq!(read[2]["minion"], "new");
     assert!(json.out.starts_with("[\n    {\n        \"minion\""), "{}", json.out);
     let lines = saltern(&[&server, "key", "list", "--out=ndjson"]).await;
-    assert_eq!(lines.out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).count(), 3);
+    let minions: Vec<Value> = lines.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(minions.iter().map(|key| &key["minion"]).collect::<Vec<_>>(), ["web-a", "web-b", "new"]);
     let yaml = saltern(&[&server, "key", "list", "-o", "yaml"]).await;
     assert!(yaml.out.starts_with("- minion: web-a\n"), "{}", yaml.out);
     let table = saltern(&[&server, "key", "list", "-o", "table"]).await;
@@ -42,7 +43,7 @@ async fn a_key_list_is_salts_to_the_letter() {
     let shown = saltern(&[&server, "key", "show", "--fingerprint", "abab"]).await;
     assert!(
         shown.out.contains(&format!(
-            "web-a:\n    ----------\n    state:\n        accepted\n    fingerprint:\n        {}\n",
+            "web-a:\n    ----------\n    state:\n        accepted\n    fingerprint:\n        {}\n    submitted:\n        2026-11-23T00:06:30.290128Z\n",
             "ab".repeat(32)
         )),
         "{}",
@@ -99,6 +100,8 @@ async fn refusals_have_their_exit_codes_and_stale_answers_say_so() {
             .is(exit, "")
             .says("ERROR: the reason and the remedy");
     }
+    let denied = Master::start(folder.path(), "nobody", |_| refuse("denied", "uid 1000 may not ask"));
+    saltern(&[&denied.server(), "key", "list"]).await.is(77, "").says("uid 1000 may not ask\nOn the unix socket, ");
     let odd = Master::start(folder.path(), "odd", |_| crate::master::Reply::Json(200, json!("hello")));
     saltern(&[&odd.server(), "key", "list"]).await.is(70, "").says("does not answer as a saltern-master does");
 
