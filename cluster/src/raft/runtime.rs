@@ -13,7 +13,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
-#[expect(deprecated, reason = "the crate it moved to would be a second pinned name for the same thing")]
 use openraft::impls::TokioRuntime as Tokio;
 
 thread_local! {

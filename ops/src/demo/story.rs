@@ -107,10 +107,10 @@ async fn run(
 
 fn show(view: &JobView, voice: &mut Voice) {
     for (minion, returned) in &view.returns {
-        let value = match &returned.value {
-            serde_json::Value::Bool(true) => "True".to_owned(),
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
+        let value = match returned.value.as_str() {
+            Some(text) => text.to_owned(),
+            None if returned.value == serde_json::Value::Bool(true) => "True".to_owned(),
+            None => returned.value.to_string(),
         };
         voice.say(&format!("{minion}:\n    {value}"));
     }
