@@ -217,6 +217,9 @@ impl Group {
     /// Waits until something about [`Group::leader_state`] changed, at most `within`.
     pub async fn changed(&self, within: Duration) {
         let mut metrics = self.raft.metrics();
+        // A fresh receiver has seen nothing: without this it would report a change at once, for ever, and who loops over it
+        // would never rest.
+        drop(metrics.borrow_and_update());
         let _ = tokio::time::timeout(within, metrics.changed()).await;
     }
 
