@@ -1,1 +1,11 @@
-//! Placeholder.
+//! The attacker: breaks everything below on purpose, and judges what came of it.
+//!
+//! ```text
+//!   sim     masters and minions in one thread under one seed: every fault repeats
+//!   real    whole clusters of real processes on this machine
+//! ```
+//!
+//! **It refuses** to call a run good that showed nothing, and an outcome known that nobody heard of.
+
+pub mod real;
+pub mod sim;

@@ -1,0 +1,436 @@
+//! The simulated network: what masters and minions say to each other, as length-delimited messages on turmoil's TCP.
+//!
+//! ```text
+//!   4505  subscriber: capability ▶   ◀ welcome (empty)   ◀ frames …          one bounded queue a subscriber
+//!   4506  messages both ways
+//!   4510  dialler: its id ▶          ◀ the acceptor's id   messages both ways   (stands for TLS: who is there is proven)
+//! ```
+//!
+//! **Invariants.** One message is one segment, so that a cancelled send leaves nothing half done, and a cancelled receive
+//! loses nothing. A subscriber is registered before it is welcomed: whatever is published after that reaches it, or its
+//! connection ends.
+//!
+//! **Caveats.** turmoil drops what a partition meets and never sends it again: a connection that lost one segment is
+//! silent for ever, like a half-open one. Writers give up after [`SEND_TIMEOUT`], as TCP_USER_TIMEOUT does; readers have to
+//! notice silence themselves. Whoever dials a dead host hears nothing until [`CONNECT_TIMEOUT`].
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use saltern_cluster::mesh::{MeshListener, MeshTransport};
+use saltern_wire::MasterId;
+use saltern_wire::io::{
+    Address, Capability, Fanout, Link, LinkReceiver, LinkSender, Listener, Transport, TransportError,
+};
+use saltern_wire::limits::{
+    FANOUT_FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT_MS, NOISE_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use turmoil::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use turmoil::net::{TcpListener, TcpStream};
+
+/// How long a connection may take to open: what the kernel's first SYN retries add up to.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Pause before the first packet of a connection is sent again.
+const SYN_RETRY: Duration = Duration::from_secs(1);
+
+/// How long a write may find no room: the role of TCP_USER_TIMEOUT.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a peer may take for the first message of a connection.
+const HELLO_TIMEOUT: Duration = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
+
+/// Frames queued for one subscriber; above it the subscriber is cut off.
+const SUBSCRIBER_FRAMES_MAX: usize = 64;
+
+/// Accepted connections that wait for their owner to take them.
+const BACKLOG_MAX: usize = 256;
+
+/// Room that is made for each read, in bytes.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Length of the length before each message, in bytes.
+const HEADER_BYTES: usize = 4;
+
+/// One host's access to the network.
+#[derive(Debug, Clone)]
+pub struct SimTransport {
+    /// The master that lives on this host, for the mesh.
+    master: Option<MasterId>,
+}
+
+impl SimTransport {
+    /// For the host whose software calls it; `master` names the master that lives there, if one does.
+    pub fn new(master: Option<MasterId>) -> Self {
+        Self { master }
+    }
+
+    fn own_id(&self) -> u64 {
+        self.master.map_or(0, |master| master.0)
+    }
+}
+
+fn closed(peer: &str, cause: impl ToString) -> TransportError {
+    TransportError::Closed { peer: peer.into(), cause: cause.to_string() }
+}
+
+fn timed_out(peer: &str, after: Duration) -> TransportError {
+    TransportError::TimedOut { peer: peer.into(), after_ms: u64::try_from(after.as_millis()).unwrap_or(u64::MAX) }
+}
+
+/// Opens a connection. turmoil refuses at once where a partition eats the first packet; a real dialler hears nothing then
+/// and tries again until it gives up, and so does this.
+async fn connect(address: &Address) -> Result<TcpStream, TransportError> {
+    let target = (address.host(), address.port());
+    let dial = async {
+        loop {
+            let before = turmoil::sim_elapsed();
+            match TcpStream::connect(target).await {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused && turmoil::sim_elapsed() == before => {
+                    tokio::time::sleep(SYN_RETRY).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, dial).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
+            Err(TransportError::Address { address: address.clone(), source: error })
+        }
+        Ok(Err(error)) => Err(closed(&address.to_string(), error)),
+        Err(_) => Err(timed_out(&address.to_string(), CONNECT_TIMEOUT)),
+    }
+}
+
+/// Listens on the port of `bind`, on every address of the host: turmoil knows no other way.
+async fn bind_port(bind: &Address) -> Result<TcpListener, TransportError> {
+    TcpListener::bind(("0.0.0.0", bind.port()))
+        .await
+        .map_err(|source| TransportError::Address { address: bind.clone(), source })
+}
+
+/// Both halves of a connection, as messages of at most `bytes_max`.
+fn halves(stream: TcpStream, peer: &str, bytes_max: usize) -> (MessageWriter, MessageReader) {
+    let (read, write) = stream.into_split();
+    let writer = MessageWriter { write, peer: peer.into(), bytes_max };
+    let reader = MessageReader { read, peer: peer.into(), bytes_max, buffer: BytesMut::new() };
+    (writer, reader)
+}
+
+/// Sends whole messages.
+struct MessageWriter {
+    write: OwnedWriteHalf,
+    peer: String,
+    bytes_max: usize,
+}
+
+#[async_trait::async_trait]
+impl LinkSender for MessageWriter {
+    async fn send(&mut self, message: Bytes) -> Result<(), TransportError> {
+        if message.len() > self.bytes_max {
+            let cause = format!("a message of {} bytes, the limit is {}", message.len(), self.bytes_max);
+            return Err(TransportError::Protocol { peer: self.peer.clone(), cause });
+        }
+        let mut segment = BytesMut::with_capacity(HEADER_BYTES + message.len());
+        segment.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+        segment.put(message);
+        match tokio::time::timeout(SEND_TIMEOUT, self.write.write_all(&segment)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(closed(&self.peer, error)),
+            Err(_) => Err(timed_out(&self.peer, SEND_TIMEOUT)),
+        }
+    }
+}
+
+/// Receives whole messages.
+struct MessageReader {
+    read: OwnedReadHalf,
+    peer: String,
+    bytes_max: usize,
+    buffer: BytesMut,
+}
+
+impl MessageReader {
+    /// A whole message that is in the buffer.
+    fn take(&mut self) -> Result<Option<Bytes>, TransportError> {
+        let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+        let len = usize::try_from(u32::from_be_bytes(*header)).unwrap_or(usize::MAX);
+        if len > self.bytes_max {
+            let cause = format!("a message of {len} bytes, the limit is {}", self.bytes_max);
+            return Err(TransportError::Protocol { peer: self.peer.clone(), cause });
+        }
+        if self.buffer.len() < HEADER_BYTES + len {
+            return Ok(None);
+        }
+        self.buffer.advance(HEADER_BYTES);
+        Ok(Some(self.buffer.split_to(len).freeze()))
+    }
+}
+
+#[async_trait::async_trait]
+impl LinkReceiver for MessageReader {
+    async fn recv(&mut self) -> Result<Bytes, TransportError> {
+        loop {
+            if let Some(message) = self.take()? {
+                return Ok(message);
+            }
+            self.buffer.reserve(READ_BYTES);
+            match self.read.read_buf(&mut self.buffer).await {
+                Ok(0) => return Err(closed(&self.peer, "the other end closed it")),
+                Ok(_) => {}
+                Err(error) => return Err(closed(&self.peer, error)),
+            }
+        }
+    }
+}
+
+fn link(stream: TcpStream, peer: &str, bytes_max: usize) -> Link {
+    let (writer, reader) = halves(stream, peer, bytes_max);
+    Link { sender: Box::new(writer), receiver: Box::new(reader), peer: peer.into() }
+}
+
+/// Hands out what its task has accepted.
+struct SimListener<T> {
+    accepted: mpsc::Receiver<T>,
+    address: Address,
+    _task: DropGuard,
+}
+
+/// Runs `serve` for every connection on `listener` until the returned guard is dropped.
+fn accept_all<F>(listener: TcpListener, serve: impl Fn(TcpStream, String) -> F + Send + 'static) -> DropGuard
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let stop = CancellationToken::new();
+    let guard = stop.clone().drop_guard();
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, from)) = accepted else { return };
+            let (served, stop) = (serve(stream, from.to_string()), stop.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => {}
+                    () = served => {}
+                }
+            });
+        }
+    });
+    guard
+}
+
+#[async_trait::async_trait]
+impl Listener for SimListener<Link> {
+    async fn accept(&mut self) -> Result<Link, TransportError> {
+        self.accepted.recv().await.ok_or_else(|| closed(&self.address.to_string(), "the listener is gone"))
+    }
+
+    fn address(&self) -> Address {
+        self.address.clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl Transport for SimTransport {
+    async fn dial(&self, address: &Address) -> Result<Link, TransportError> {
+        Ok(link(connect(address).await?, &address.to_string(), NOISE_MESSAGE_BYTES_MAX))
+    }
+
+    async fn listen(&self, bind: &Address) -> Result<Box<dyn Listener>, TransportError> {
+        let listener = bind_port(bind).await?;
+        let (sender, accepted) = mpsc::channel(BACKLOG_MAX);
+        let task = accept_all(listener, move |stream, from| {
+            let sender = sender.clone();
+            async move {
+                // Nobody takes it: the connection closes with the link.
+                let _ = sender.send(link(stream, &from, NOISE_MESSAGE_BYTES_MAX)).await;
+            }
+        });
+        Ok(Box::new(SimListener { accepted, address: bind.clone(), _task: task }))
+    }
+
+    async fn subscribe(
+        &self,
+        address: &Address,
+        capability: Capability,
+    ) -> Result<Box<dyn LinkReceiver>, TransportError> {
+        let peer = address.to_string();
+        let (mut writer, reader) = halves(connect(address).await?, &peer, FANOUT_FRAME_BYTES_MAX);
+        writer.send(Bytes::copy_from_slice(&capability.0)).await?;
+        let mut subscription = Subscription { reader, _writer: writer };
+        match tokio::time::timeout(HELLO_TIMEOUT, subscription.reader.recv()).await {
+            Ok(welcome) => welcome.map(drop)?,
+            Err(_) => return Err(timed_out(&peer, HELLO_TIMEOUT)),
+        }
+        Ok(Box::new(subscription))
+    }
+
+    async fn fanout(&self, bind: &Address) -> Result<Arc<dyn Fanout>, TransportError> {
+        let listener = bind_port(bind).await?;
+        let doors = Doors::default();
+        let shared = doors.clone();
+        let task = accept_all(listener, move |stream, from| serve_subscriber(stream, from, shared.clone()));
+        Ok(Arc::new(SimFanout { doors, address: bind.clone(), _task: task }))
+    }
+}
+
+/// A subscriber's end. The writing half is kept open: dropping it would look like a close.
+struct Subscription {
+    reader: MessageReader,
+    _writer: MessageWriter,
+}
+
+#[async_trait::async_trait]
+impl LinkReceiver for Subscription {
+    async fn recv(&mut self) -> Result<Bytes, TransportError> {
+        self.reader.recv().await
+    }
+}
+
+/// Who may subscribe and who has.
+#[derive(Clone, Default)]
+struct Doors(Arc<Mutex<DoorState>>);
+
+#[derive(Default)]
+struct DoorState {
+    admitted: BTreeSet<Capability>,
+    subscribers: BTreeMap<Capability, mpsc::Sender<Bytes>>,
+}
+
+impl Doors {
+    fn lock(&self) -> MutexGuard<'_, DoorState> {
+        // A panic elsewhere leaves both collections whole: every change of them is one call.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Uses up a capability.
+    fn enter(&self, capability: Capability) -> Option<mpsc::Receiver<Bytes>> {
+        let mut state = self.lock();
+        if !state.admitted.remove(&capability) {
+            return None;
+        }
+        let (sender, queue) = mpsc::channel(SUBSCRIBER_FRAMES_MAX);
+        state.subscribers.insert(capability, sender);
+        Some(queue)
+    }
+
+    fn leave(&self, capability: Capability) {
+        self.lock().subscribers.remove(&capability);
+    }
+}
+
+/// A master's fan-out.
+struct SimFanout {
+    doors: Doors,
+    address: Address,
+    _task: DropGuard,
+}
+
+impl Fanout for SimFanout {
+    fn publish(&self, frame: Bytes) {
+        // Whoever does not drain is dropped, and with it its queue, its task and its connection.
+        self.doors.lock().subscribers.retain(|_, queue| queue.try_send(frame.clone()).is_ok());
+    }
+
+    fn admit(&self, capability: Capability) {
+        self.doors.lock().admitted.insert(capability);
+    }
+
+    fn revoke(&self, capability: Capability) {
+        let mut state = self.doors.lock();
+        state.admitted.remove(&capability);
+        state.subscribers.remove(&capability);
+    }
+
+    fn subscribers(&self) -> usize {
+        self.doors.lock().subscribers.len()
+    }
+
+    fn address(&self) -> Address {
+        self.address.clone()
+    }
+}
+
+/// One subscriber, from its capability to its end.
+async fn serve_subscriber(stream: TcpStream, from: String, doors: Doors) {
+    let (mut writer, mut reader) = halves(stream, &from, FANOUT_FRAME_BYTES_MAX);
+    let Ok(Ok(hello)) = tokio::time::timeout(HELLO_TIMEOUT, reader.recv()).await else { return };
+    let Ok(bytes) = <[u8; 16]>::try_from(hello.as_ref()) else { return };
+    let capability = Capability(bytes);
+    let Some(mut queue) = doors.enter(capability) else { return };
+    let send = async {
+        let mut next = Some(Bytes::new());
+        while let Some(frame) = next {
+            if writer.send(frame).await.is_err() {
+                return;
+            }
+            next = queue.recv().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = send => {}
+        // A subscriber says nothing after its capability: this ends when its connection does.
+        _ = reader.recv() => {}
+    }
+    doors.leave(capability);
+}
+
+#[async_trait::async_trait]
+impl MeshTransport for SimTransport {
+    async fn dial(&self, master: MasterId, address: &Address) -> Result<Link, TransportError> {
+        let peer = address.to_string();
+        let mut link = link(connect(address).await?, &peer, PEER_MESSAGE_BYTES_MAX);
+        link.sender.send(Bytes::copy_from_slice(&self.own_id().to_be_bytes())).await?;
+        let answer = match tokio::time::timeout(HELLO_TIMEOUT, link.receiver.recv()).await {
+            Ok(answer) => answer?,
+            Err(_) => return Err(timed_out(&peer, HELLO_TIMEOUT)),
+        };
+        if answer.as_ref() != master.0.to_be_bytes() {
+            let cause = format!("it is not master {master}");
+            return Err(TransportError::Protocol { peer, cause });
+        }
+        Ok(link)
+    }
+
+    async fn listen(&self, bind: &Address) -> Result<Box<dyn MeshListener>, TransportError> {
+        let listener = bind_port(bind).await?;
+        let (sender, accepted) = mpsc::channel(BACKLOG_MAX);
+        let own = self.own_id();
+        let task = accept_all(listener, move |stream, from| {
+            let sender = sender.clone();
+            async move {
+                let mut link = link(stream, &from, PEER_MESSAGE_BYTES_MAX);
+                let Ok(Ok(hello)) = tokio::time::timeout(HELLO_TIMEOUT, link.receiver.recv()).await else { return };
+                let Ok(bytes) = <[u8; 8]>::try_from(hello.as_ref()) else { return };
+                if link.sender.send(Bytes::copy_from_slice(&own.to_be_bytes())).await.is_ok() {
+                    // Nobody takes it: the connection closes with the link.
+                    let _ = sender.send((MasterId(u64::from_be_bytes(bytes)), link)).await;
+                }
+            }
+        });
+        Ok(Box::new(SimListener { accepted, address: bind.clone(), _task: task }))
+    }
+}
+
+#[async_trait::async_trait]
+impl MeshListener for SimListener<(MasterId, Link)> {
+    async fn accept(&mut self) -> Result<(MasterId, Link), TransportError> {
+        self.accepted.recv().await.ok_or_else(|| closed(&self.address.to_string(), "the listener is gone"))
+    }
+}
+
+#[cfg(test)]
+#[path = "net_tests.rs"]
+mod tests;
