@@ -283,6 +283,7 @@ async fn follow_directory(
             newest = match entry {
                 Ok(entry) => entry.effects.iter().rev().find_map(|effect| match effect {
                     Effect::Directory { directory } => Some(directory.clone()),
+                    Effect::Replaced => truth.state().directory(),
                     _ => None,
                 }),
                 Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => truth.state().directory(),

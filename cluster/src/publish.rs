@@ -185,6 +185,11 @@ impl Publishing {
                         mailbox.push(Arc::clone(&message));
                     }
                 }
+                Effect::Replaced => {
+                    tracing::info!("a snapshot took the place of the tables: reading them anew");
+                    self.repair();
+                    self.rekey_due = true;
+                }
                 Effect::Facts { .. } | Effect::Mine { .. } | Effect::Settings { .. } => {}
             }
         }

@@ -330,4 +330,7 @@ pub enum Effect {
         /// All of them now.
         settings: Settings,
     },
+    /// A snapshot took the place of all tables: anything may have changed, and no other effect says what. Whoever follows
+    /// effects reads the tables anew.
+    Replaced,
 }

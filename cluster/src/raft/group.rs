@@ -22,6 +22,10 @@ use tokio::sync::watch;
 /// Entries that a snapshot leaves in the log, so that a master that was away for a moment needs no snapshot.
 const LOG_KEEP: u64 = 2_000;
 
+/// Shortest wait for a change. Every write that the core refuses changes its metrics as well: whoever tries again on every
+/// change would never rest while there is no quorum.
+const REST: Duration = Duration::from_millis(2);
+
 /// Timing and compaction of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupConfig {
@@ -214,13 +218,14 @@ impl Group {
         }
     }
 
-    /// Waits until something about [`Group::leader_state`] changed, at most `within`.
+    /// Waits until something about [`Group::leader_state`] changed, at most `within` and at least [`REST`].
     pub async fn changed(&self, within: Duration) {
         let mut metrics = self.raft.metrics();
-        // A fresh receiver has seen nothing: without this it would report a change at once, for ever, and who loops over it
-        // would never rest.
+        // A fresh receiver has seen nothing: without this it would report a change at once, for ever.
         drop(metrics.borrow_and_update());
-        let _ = tokio::time::timeout(within, metrics.changed()).await;
+        let rest = REST.min(within);
+        tokio::time::sleep(rest).await;
+        let _ = tokio::time::timeout(within.saturating_sub(rest), metrics.changed()).await;
     }
 
     /// Monotonic time at which a leader was last heard, zero if never.

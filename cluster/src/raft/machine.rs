@@ -5,6 +5,7 @@ use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::alias::SnapshotOf;
 use openraft::{EntryPayload, OptionalSend};
+use saltern_store::command::{Effect, Reply};
 use saltern_store::{AppliedEntry, Item, Payload, Snapshot as Files, Snapshots, State};
 use saltern_wire::Revision;
 use std::io;
@@ -156,6 +157,16 @@ impl RaftStateMachine<Types> for Machine {
         let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
         self.disk_work.run(move || snapshots.install(&state, &files)).await?.map_err(io::Error::other)?;
         self.applied.send_replace(self.state.applied_index());
+        let (revision, time) = (self.state.revision(), self.state.time());
+        let effects = vec![Effect::Replaced];
+        // Nobody may be listening yet.
+        let _ = self.effects.send(Arc::new(AppliedEntry {
+            index: revision.0,
+            revision,
+            time,
+            applied: Ok(Reply::Done),
+            effects,
+        }));
         tracing::info!(index = self.state.applied_index(), "installed a snapshot");
         Ok(())
     }

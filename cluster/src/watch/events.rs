@@ -94,6 +94,8 @@ pub fn of_entry(entry: &AppliedEntry, state: &State) -> Vec<Event> {
             }
             Effect::Settings { settings } => event("salt/config".into(), json!({ "settings": settings })),
             Effect::JobDone { jid } => event(format!("salt/job/{jid}/done"), json!({ "jid": jid })),
+            // This master was brought up to date by a snapshot; nobody knows how many events it saw nothing of.
+            Effect::Replaced => event("salt/lag".into(), json!({ "missed": null })),
             // Steps between these: their ends are told.
             Effect::JobAccepted { .. } | Effect::Settled { .. } => {}
         }

@@ -74,17 +74,20 @@ impl Follower {
             if self.done {
                 return None;
             }
-            match self.effects.recv().await {
+            let missed = match self.effects.recv().await {
                 Ok(entry) => self.handle_entry(&entry),
-                Err(RecvError::Lagged(_)) => match self.replay() {
+                Err(RecvError::Lagged(_)) => true,
+                Err(RecvError::Closed) => return None,
+            };
+            if missed {
+                match self.replay() {
                     Ok(true) => {}
                     Ok(false) => return None,
                     Err(error) => {
                         tracing::error!(jid = %self.jid, %error, "a job cannot be read");
                         return None;
                     }
-                },
-                Err(RecvError::Closed) => return None,
+                }
             }
         }
     }
@@ -111,9 +114,12 @@ impl Follower {
         Ok(true)
     }
 
-    fn handle_entry(&mut self, entry: &AppliedEntry) {
+    /// Says whether the tables have to be read anew.
+    fn handle_entry(&mut self, entry: &AppliedEntry) -> bool {
+        let mut replaced = false;
         for effect in &entry.effects {
             match effect {
+                Effect::Replaced => replaced = true,
                 Effect::Returned { record } if record.jid == self.jid => self.handle_return(record),
                 Effect::Settled { jid, ordinal, progress } if *jid == self.jid => {
                     self.handle_settled(*ordinal, *progress);
@@ -131,6 +137,7 @@ impl Follower {
                 | Effect::Settings { .. } => {}
             }
         }
+        replaced
     }
 
     fn handle_return(&mut self, record: &ReturnRecord) {

@@ -96,6 +96,7 @@ impl Stage {
                 format!("directory {}.{}: {}", listed.generation, listed.version, names.join(" "))
             }
             Effect::Settings { settings } => format!("settings {}", serde_json::to_string(settings).unwrap()),
+            Effect::Replaced => "everything".into(),
         }
     }
 
