@@ -217,8 +217,10 @@ impl Publishing {
             Ok(job) => job,
             Err(error) => return tracing::error!(%jid, %error, "a job in the log cannot be read"),
         };
-        let Some(offer) = self.offer_of(signed, &job) else { return };
         let now = self.clock.monotonic();
+        self.ledger.open(jid, waiting.clone(), opened, job.expires(), now);
+        self.newest_job = self.newest_job.max(Some(jid));
+        let Some(offer) = self.offer_of(signed, &job) else { return };
         let here = self.sessions.roster().targeted(&waiting);
         let attached = self.sessions.roster().counts().accepted;
         let road = road(u64::try_from(here.len()).unwrap_or(u64::MAX), attached);
@@ -230,8 +232,6 @@ impl Publishing {
                 mailbox.offer(Arc::clone(&message));
             }
         }
-        self.ledger.open(jid, waiting, opened, job.expires(), now);
-        self.newest_job = self.newest_job.max(Some(jid));
     }
 
     /// The job as it is offered now; `None` if its time is over.

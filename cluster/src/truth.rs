@@ -388,8 +388,7 @@ impl Truth {
             if self.stamper().is_told() {
                 return;
             }
-            let voters = self.0.group.leader_state().voters.len();
-            if 1 + self.reachable_peers() > voters / 2 {
+            if self.hears_majority() {
                 break;
             }
             tokio::time::sleep(LEADER_POLL).await;
@@ -398,9 +397,13 @@ impl Truth {
         self.stamper().settle();
     }
 
-    fn reachable_peers(&self) -> usize {
+    /// Whether the clocks of a majority, this master's included, are known. A master that knows no voters yet waits for
+    /// their leader's time.
+    fn hears_majority(&self) -> bool {
+        let voters = self.0.group.leader_state().voters.len();
         let probes = self.0.probes.lock().unwrap_or_else(PoisonError::into_inner);
-        probes.values().filter(|probed| probed.reachable).count()
+        let reachable = probes.values().filter(|probed| probed.reachable).count();
+        voters > 0 && 1 + reachable > voters / 2
     }
 
     fn stamper(&self) -> std::sync::MutexGuard<'_, Stamper> {
@@ -415,8 +418,12 @@ impl Truth {
         self.0.probes.lock().unwrap_or_else(PoisonError::into_inner).insert(of, probed);
     }
 
-    /// Moves logical time toward the median of the clocks that were probed. Called by the probing duty.
+    /// Moves logical time toward the median of the clocks that were probed; not before a majority was heard, because alone a
+    /// wrong clock would be the median. Called by the probing duty.
     pub(crate) fn handle_clocks(&self) {
+        if !self.hears_majority() {
+            return;
+        }
         let now = self.0.clock.monotonic();
         let now_micros = i128::try_from(now.as_micros()).unwrap_or(i128::MAX);
         let probes = self.0.probes.lock().unwrap_or_else(PoisonError::into_inner);

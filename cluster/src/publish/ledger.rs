@@ -4,7 +4,8 @@
 //! sweep costs bitmaps and not table scans.
 //!
 //! **Invariants.** A minion that has accepted or answered a job is never offered it again from here. A job whose time to
-//! live is over is never offered.
+//! live is over is not offered; it is forgotten only when the truth has settled it, because this master's estimate of the
+//! time may be wrong for a moment.
 
 use roaring::RoaringBitmap;
 use saltern_wire::{JobId, LogicalTime, Ordinal};
@@ -77,8 +78,8 @@ impl Ledger {
         now: Duration,
         patience: Duration,
     ) -> Vec<Due> {
-        self.jobs.retain(|_, open| open.expires > time);
-        let overdue = self.jobs.iter_mut().filter(|(_, open)| now.saturating_sub(open.offered) >= patience);
+        let overdue = |open: &Open| open.expires > time && now.saturating_sub(open.offered) >= patience;
+        let overdue = self.jobs.iter_mut().filter(|(_, open)| overdue(open));
         let mut due = Vec::new();
         for (jid, open) in overdue {
             let whom = &open.waiting & attached;
@@ -157,6 +158,8 @@ mod tests {
         assert_eq!(ledger.poll_overdue(&attached, at(1), 4 * SECOND, 2 * SECOND), [due(&[3])]);
         assert_eq!(ledger.owed_by(Ordinal(3), at(1000), 9), [], "its time is over");
         assert_eq!(ledger.poll_overdue(&attached, at(1000), 9 * SECOND, 2 * SECOND), []);
+        assert_eq!(ledger.poll_overdue(&attached, at(9), 9 * SECOND, 2 * SECOND), [due(&[3])], "the estimate was wrong");
+        ledger.close(jid(1));
         assert!(ledger.is_empty());
     }
 
