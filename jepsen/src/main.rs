@@ -30,6 +30,9 @@ struct Simulation {
     /// How many faults are made in each run
     #[arg(long, default_value_t = FAULTS_DEFAULT)]
     steps: usize,
+    /// Runs every seed twice, and fails if the two histories are not the same bytes
+    #[arg(long)]
+    twice: bool,
     /// Where the history of the last run is written, as JSON lines
     #[arg(long)]
     history: Option<PathBuf>,
@@ -41,12 +44,20 @@ fn main() -> anyhow::Result<()> {
     let Command::Sim(simulation) = Arguments::parse().command;
     let mut broken = 0;
     for seed in simulation.seed..simulation.seed + simulation.count {
-        let done = run(Options { seed, faults: simulation.steps })?;
+        let options = Options { seed, faults: simulation.steps };
+        let done = run(options)?;
+        if simulation.twice {
+            let again = run(options)?;
+            anyhow::ensure!(again.history == done.history, "seed {seed}: the second history is not the first");
+        }
         if let Some(path) = &simulation.history {
             std::fs::write(path, history::to_bytes(&done.history)).with_context(|| path.display().to_string())?;
         }
         let (lines, seconds) = (done.history.len(), done.simulated.as_secs());
-        println!("seed {seed}: {lines} operations in {seconds} simulated seconds, {} violations", done.violations.len());
+        println!(
+            "seed {seed}: {lines} operations in {seconds} simulated seconds, {} violations",
+            done.violations.len()
+        );
         done.violations.iter().for_each(|violation| println!("  {violation}"));
         broken += done.violations.len();
     }

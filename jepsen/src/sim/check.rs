@@ -9,7 +9,7 @@
 //! | P8 | revisions rise with real time: what was acknowledged before something else began stands before it in the log |
 //! | | at the end every master holds the same rows |
 //!
-//! A run that showed nothing is not a run that went well: [`check`] also complains when no fault was made, when nobody else
+//! A run that showed nothing is not a run that went well: [`check`] also complains when no fault was made, when nobody
 //! ever led, or when fewer than 30 % of the submissions were acknowledged.
 
 use super::history::{Deed, JobSeen, NEVER, Operation};
@@ -188,7 +188,9 @@ fn check_submits(facts: &Facts<'_>, found: &mut BTreeSet<Violation>) {
             for master in Host::masters().map(Host::name) {
                 let held = jid.and_then(|jid| facts.jobs.get(jid)).and_then(|masters| masters.get(&master));
                 match held {
-                    None => drop(found.insert(Violation::Lost { what: format!("the job {jid:?} of {request}"), master })),
+                    None => {
+                        found.insert(Violation::Lost { what: format!("the job {jid:?} of {request}"), master });
+                    }
                     Some(job) if job.expected != **minions => {
                         let what = format!("the targets {minions:?} of {jid:?}, which has {:?},", job.expected);
                         found.insert(Violation::Lost { what, master });
@@ -215,7 +217,9 @@ fn check_order(history: &[Operation], found: &mut BTreeSet<Violation>) {
     let name = |operation: &Operation| format!("{:?} at revision {}", operation.deed, operation.revision);
     let (mut ended, mut newest): (_, Option<&Operation>) = (by_end.into_iter().peekable(), None);
     for later in by_begin {
-        while let Some(earlier) = ended.next_if(|earlier| u64::try_from(earlier.ended_ns).is_ok_and(|end| end < later.begun_ns)) {
+        while let Some(earlier) =
+            ended.next_if(|earlier| u64::try_from(earlier.ended_ns).is_ok_and(|end| end < later.begun_ns))
+        {
             if newest.is_none_or(|newest| earlier.revision > newest.revision) {
                 newest = Some(earlier);
             }
@@ -258,6 +262,8 @@ fn check_outcomes(facts: &Facts<'_>, found: &mut BTreeSet<Violation>) {
                     "returned" if !started && !job.pure => wrong(minion, "it returned and never started".into()),
                     "interrupted" if !returned => wrong(minion, "it is interrupted without a return".into()),
                     "returned" | "failed" | "interrupted" => {}
+                    // Whoever started it had accepted it, and its answer replaces whatever the truth thought meanwhile.
+                    "expired" if job.may_expire && !started && !returned => {}
                     other => wrong(minion, format!("at the end it is {other}")),
                 }
             }

@@ -15,6 +15,7 @@ fn job(request: &str) -> JobSeen {
     JobSeen {
         request: request.into(),
         pure: false,
+        may_expire: false,
         expected: names(&["minion-1", "minion-2"]),
         progress: state("returned"),
         returns: state("finished true"),
@@ -102,7 +103,8 @@ fn a_second_start_is_found() {
     });
     expect("which no master holds", |history| {
         let deed = Deed::Start { jid: "20261123000000000201".into() };
-        history.push(Operation { deed, ..history[position(history, |deed| matches!(deed, Deed::Start { .. }))].clone() });
+        history
+            .push(Operation { deed, ..history[position(history, |deed| matches!(deed, Deed::Start { .. }))].clone() });
     });
 }
 
@@ -117,7 +119,9 @@ fn a_request_with_two_jobs_is_found() {
             }
         }
     });
-    expect("the request r1 has the jobs", |history| history.push(submit("r1", Some("20261123000000000301"), 6, 30, 40)));
+    expect("the request r1 has the jobs", |history| {
+        history.push(submit("r1", Some("20261123000000000301"), 6, 30, 40))
+    });
 }
 
 #[test]
@@ -142,7 +146,21 @@ fn an_outcome_that_does_not_fit_is_found() {
     expect("contradict", |history| each_job(history, |job| job.conflicts = 1));
     expect("is not done", |history| each_job(history, |job| job.done = false));
     expect("never started", |history| history.retain(|operation| !matches!(operation.deed, Deed::Start { .. })));
-    expect("which has", |history| each_job(history, |job| drop(job.expected.remove("minion-2"))));
+    let expired = |history: &mut Vec<Operation>, may_expire| {
+        each_job(history, |job| {
+            job.may_expire = may_expire;
+            job.progress.insert("minion-2".into(), "expired".into());
+            job.returns.remove("minion-2");
+        });
+    };
+    expect("at the end it is expired", |history| expired(history, true));
+    let mut unstarted = good();
+    unstarted.retain(|operation| operation.process != "minion-2");
+    expired(&mut unstarted, false);
+    assert_eq!(check(&unstarted).len(), 1, "its time has not ended");
+    expired(&mut unstarted, true);
+    assert_eq!(check(&unstarted), [], "nobody offered it in time");
+    expect("which has", |history| each_job(history, |job| job.expected.retain(|minion| minion != "minion-2")));
 }
 
 #[test]

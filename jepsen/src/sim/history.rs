@@ -72,7 +72,7 @@ pub enum Deed {
         #[serde(rename = "k")]
         fault: String,
     },
-    /// Somebody else leads, as a master sees it.
+    /// A master began to lead; `ver` is the term.
     Lead {
         /// Who.
         #[serde(rename = "k")]
@@ -114,6 +114,8 @@ pub struct JobSeen {
     pub request: String,
     /// Whether it is of the kind that minions may run again after a crash.
     pub pure: bool,
+    /// Whether its time to be accepted may have ended within the run.
+    pub may_expire: bool,
     /// Who has to answer.
     pub expected: BTreeSet<String>,
     /// Where each of them stands.

@@ -7,7 +7,7 @@
 use super::desk::{Desk, serve};
 use super::edges::{SimClock, SimDisk, SimEntropy};
 use super::history::{Deed, History};
-use super::net::SimTransport;
+use super::net::{Connections, SimTransport};
 use super::plan::Host;
 use futures::future::BoxFuture;
 use saltern_cluster::config::{Config, Layer};
@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Pause between two looks for the credentials of a master that has not joined yet.
@@ -54,14 +55,41 @@ pub struct Common {
     pub history: History,
 }
 
+/// Ends one boot of one machine from outside.
+#[derive(Default)]
+pub struct Switch {
+    off: Notify,
+    connections: Connections,
+}
+
+impl Switch {
+    /// Has the machine close its connections, as a kernel does for a process that is killed, in the next step of time.
+    /// Afterwards the machine is to be crashed.
+    pub fn turn_off(&self) {
+        self.off.notify_one();
+    }
+
+    /// Runs `software` until it ends, or the switch is turned off and the machine crashes.
+    async fn run(&self, software: impl Future<Output = Ended>) -> Ended {
+        tokio::pin!(software);
+        tokio::select! {
+            biased;
+            () = self.off.notified() => {}
+            ended = &mut software => return ended,
+        }
+        self.connections.close_all();
+        std::future::pending().await
+    }
+}
+
 /// The edges of one boot.
-fn io(common: &Common, host: Host, boot: u64, wall_skew_micros: i64, disk: &SimDisk) -> Io {
+fn io(common: &Common, host: Host, boot: u64, wall_skew_micros: i64, disk: &SimDisk, switch: &Switch) -> Io {
     let master = match host {
         Host::Master(number) => Some(MasterId(u64::from(number))),
         Host::Minion(_) => None,
     };
     Io {
-        transport: Arc::new(SimTransport::new(master)),
+        transport: Arc::new(SimTransport::new(master, switch.connections.clone())),
         clock: Arc::new(SimClock::new(wall_skew_micros)),
         entropy: Arc::new(SimEntropy::new(common.seed, host.number(), boot)),
         disk: Arc::new(disk.clone()),
@@ -80,6 +108,8 @@ pub struct Master {
     pub boots: Cell<u64>,
     /// The desk and the truth of the boot that runs, once it does.
     pub open: RefCell<Option<(Rc<Desk>, Truth)>>,
+    /// The switch of the boot that runs.
+    pub switch: RefCell<Rc<Switch>>,
     engine: MemoryEngine,
     wall_skew_micros: i64,
     common: Common,
@@ -95,6 +125,7 @@ impl Master {
             config: Config { data_dir: "/simulated/master".into(), ..config },
             boots: Cell::new(0),
             open: RefCell::new(None),
+            switch: RefCell::default(),
             engine: MemoryEngine::new(),
             wall_skew_micros,
             common,
@@ -119,6 +150,12 @@ impl Master {
 
     /// One boot of the master, to its end.
     pub async fn run(self: Rc<Self>) -> Ended {
+        let switch = Rc::new(Switch::default());
+        *self.switch.borrow_mut() = Rc::clone(&switch);
+        switch.run(self.serve(&switch)).await
+    }
+
+    async fn serve(&self, switch: &Switch) -> Ended {
         let boot = self.boots.get() + 1;
         self.boots.set(boot);
         let credentials = loop {
@@ -128,9 +165,9 @@ impl Master {
                 Err(error) => return Err(error.into()),
             }
         };
-        let io = io(&self.common, self.host, boot, self.wall_skew_micros, &self.disk);
+        let io = io(&self.common, self.host, boot, self.wall_skew_micros, &self.disk, switch);
         let edges = Edges {
-            mesh: Arc::new(SimTransport::new(Some(credentials.master))),
+            mesh: Arc::new(SimTransport::new(Some(credentials.master), switch.connections.clone())),
             io,
             engine: Arc::new(self.engine.clone()),
             flush: FlushBy::Caller,
@@ -178,6 +215,8 @@ pub struct Minion {
     pub boots: Cell<u64>,
     /// The agent of the boot that runs.
     pub agent: RefCell<Option<AgentHandle>>,
+    /// The switch of the boot that runs.
+    pub switch: RefCell<Rc<Switch>>,
     disk: SimDisk,
     ca_fingerprint: Fingerprint,
     wall_skew_micros: i64,
@@ -186,17 +225,13 @@ pub struct Minion {
 
 impl Minion {
     /// A machine that was never switched on.
-    pub fn new(
-        host: Host,
-        ca_fingerprint: Fingerprint,
-        wall_skew_micros: i64,
-        common: Common,
-    ) -> Result<Self, String> {
+    pub fn new(host: Host, ca_fingerprint: Fingerprint, wall_skew_micros: i64, common: Common) -> Result<Self, String> {
         Ok(Self {
             host,
             id: MinionId::new(host.name()).map_err(|error| error.to_string())?,
             boots: Cell::new(0),
             agent: RefCell::new(None),
+            switch: RefCell::default(),
             disk: SimDisk::default(),
             ca_fingerprint,
             wall_skew_micros,
@@ -211,6 +246,12 @@ impl Minion {
 
     /// One boot of the minion; it ends by a crash only.
     pub async fn run(self: Rc<Self>) -> Ended {
+        let switch = Rc::new(Switch::default());
+        *self.switch.borrow_mut() = Rc::clone(&switch);
+        switch.run(self.serve(&switch)).await
+    }
+
+    async fn serve(&self, switch: &Switch) -> Ended {
         let boot = self.boots.get() + 1;
         self.boots.set(boot);
         let data_dir = PathBuf::from("/simulated/minion");
@@ -227,7 +268,7 @@ impl Minion {
             process: self.host.name(),
             history: self.common.history.clone(),
         };
-        let io = io(&self.common, self.host, boot, self.wall_skew_micros, &self.disk);
+        let io = io(&self.common, self.host, boot, self.wall_skew_micros, &self.disk, switch);
         *self.agent.borrow_mut() = Some(Agent::start(config, io, Arc::new(executor))?);
         std::future::pending().await
     }

@@ -24,10 +24,12 @@ use saltern_wire::limits::{
     FANOUT_FRAME_BYTES_MAX, HANDSHAKE_TIMEOUT_MS, NOISE_MESSAGE_BYTES_MAX, PEER_MESSAGE_BYTES_MAX,
 };
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io::{Error, ErrorKind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use turmoil::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -52,22 +54,67 @@ const SUBSCRIBER_FRAMES_MAX: usize = 64;
 const BACKLOG_MAX: usize = 256;
 
 /// Room that is made for each read, in bytes.
-const READ_BYTES: usize = 16 * 1024;
+const READ_BYTES: usize = 4 * 1024;
 
 /// Length of the length before each message, in bytes.
 const HEADER_BYTES: usize = 4;
 
+/// Every open connection of one boot of one machine, in the order in which they were made.
+///
+/// A process that is killed has its connections closed by the kernel. turmoil closes them as their tasks are dropped, and
+/// tokio drops tasks in an order that depends on how many the whole process has started: that must not decide anything.
+#[derive(Clone, Default)]
+pub struct Connections(Arc<Mutex<Vec<Weak<Socket>>>>);
+
+impl Connections {
+    /// Closes all of them, the oldest first. Call it from the machine's software, and let nothing run there afterwards.
+    pub fn close_all(&self) {
+        let sockets = std::mem::take(&mut *lock(&self.0));
+        for socket in sockets.iter().filter_map(Weak::upgrade) {
+            drop(lock(&socket.write).take());
+            drop(lock(&socket.read).take());
+        }
+    }
+
+    fn add(&self, stream: TcpStream) -> Arc<Socket> {
+        let (read, write) = stream.into_split();
+        let socket = Arc::new(Socket { read: Mutex::new(Some(read)), write: Mutex::new(Some(write)) });
+        let mut sockets = lock(&self.0);
+        if sockets.len() == sockets.capacity() {
+            sockets.retain(|socket| socket.strong_count() > 0);
+        }
+        sockets.push(Arc::downgrade(&socket));
+        socket
+    }
+}
+
+/// One connection. Each half belongs to one reader or writer, or to nobody any more.
+struct Socket {
+    read: Mutex<Option<OwnedReadHalf>>,
+    write: Mutex<Option<OwnedWriteHalf>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere leaves what is inside whole: every change of it is one call.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn taken_down() -> Error {
+    Error::new(ErrorKind::ConnectionAborted, "this machine is being taken down")
+}
+
 /// One host's access to the network.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SimTransport {
     /// The master that lives on this host, for the mesh.
     master: Option<MasterId>,
+    connections: Connections,
 }
 
 impl SimTransport {
     /// For the host whose software calls it; `master` names the master that lives there, if one does.
-    pub fn new(master: Option<MasterId>) -> Self {
-        Self { master }
+    pub fn new(master: Option<MasterId>, connections: Connections) -> Self {
+        Self { master, connections }
     }
 
     fn own_id(&self) -> u64 {
@@ -85,7 +132,7 @@ fn timed_out(peer: &str, after: Duration) -> TransportError {
 
 /// Opens a connection. turmoil refuses at once where a partition eats the first packet; a real dialler hears nothing then
 /// and tries again until it gives up, and so does this.
-async fn connect(address: &Address) -> Result<TcpStream, TransportError> {
+async fn connect(connections: &Connections, address: &Address) -> Result<Arc<Socket>, TransportError> {
     let target = (address.host(), address.port());
     let dial = async {
         loop {
@@ -99,7 +146,7 @@ async fn connect(address: &Address) -> Result<TcpStream, TransportError> {
         }
     };
     match tokio::time::timeout(CONNECT_TIMEOUT, dial).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => Ok(connections.add(stream)),
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
             Err(TransportError::Address { address: address.clone(), source: error })
         }
@@ -116,18 +163,37 @@ async fn bind_port(bind: &Address) -> Result<TcpListener, TransportError> {
 }
 
 /// Both halves of a connection, as messages of at most `bytes_max`.
-fn halves(stream: TcpStream, peer: &str, bytes_max: usize) -> (MessageWriter, MessageReader) {
-    let (read, write) = stream.into_split();
-    let writer = MessageWriter { write, peer: peer.into(), bytes_max };
-    let reader = MessageReader { read, peer: peer.into(), bytes_max, buffer: BytesMut::new() };
+fn halves(socket: &Arc<Socket>, peer: &str, bytes_max: usize) -> (MessageWriter, MessageReader) {
+    let writer = MessageWriter { socket: Arc::clone(socket), peer: peer.into(), bytes_max };
+    let reader = MessageReader { socket: Arc::clone(socket), peer: peer.into(), bytes_max, buffer: BytesMut::new() };
     (writer, reader)
 }
 
 /// Sends whole messages.
 struct MessageWriter {
-    write: OwnedWriteHalf,
+    socket: Arc<Socket>,
     peer: String,
     bytes_max: usize,
+}
+
+impl MessageWriter {
+    /// Writes one segment: turmoil takes it whole.
+    async fn write(&self, segment: &[u8]) -> std::io::Result<()> {
+        let written = std::future::poll_fn(|cx| match lock(&self.socket.write).as_mut() {
+            Some(half) => Pin::new(half).poll_write(cx, segment),
+            None => Poll::Ready(Err(taken_down())),
+        });
+        match written.await? {
+            len if len == segment.len() => Ok(()),
+            len => Err(Error::new(ErrorKind::WriteZero, format!("{len} of {} bytes were taken", segment.len()))),
+        }
+    }
+}
+
+impl Drop for MessageWriter {
+    fn drop(&mut self) {
+        drop(lock(&self.socket.write).take());
+    }
 }
 
 #[async_trait::async_trait]
@@ -140,7 +206,7 @@ impl LinkSender for MessageWriter {
         let mut segment = BytesMut::with_capacity(HEADER_BYTES + message.len());
         segment.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
         segment.put(message);
-        match tokio::time::timeout(SEND_TIMEOUT, self.write.write_all(&segment)).await {
+        match tokio::time::timeout(SEND_TIMEOUT, self.write(&segment)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(closed(&self.peer, error)),
             Err(_) => Err(timed_out(&self.peer, SEND_TIMEOUT)),
@@ -150,13 +216,32 @@ impl LinkSender for MessageWriter {
 
 /// Receives whole messages.
 struct MessageReader {
-    read: OwnedReadHalf,
+    socket: Arc<Socket>,
     peer: String,
     bytes_max: usize,
     buffer: BytesMut,
 }
 
+impl Drop for MessageReader {
+    fn drop(&mut self) {
+        drop(lock(&self.socket.read).take());
+    }
+}
+
 impl MessageReader {
+    /// Takes what has come into the buffer; 0 at the end.
+    async fn fill(&mut self) -> std::io::Result<usize> {
+        let mut room = vec![0; READ_BYTES];
+        let mut room = ReadBuf::new(&mut room);
+        std::future::poll_fn(|cx| match lock(&self.socket.read).as_mut() {
+            Some(half) => Pin::new(half).poll_read(cx, &mut room),
+            None => Poll::Ready(Err(taken_down())),
+        })
+        .await?;
+        self.buffer.extend_from_slice(room.filled());
+        Ok(room.filled().len())
+    }
+
     /// A whole message that is in the buffer.
     fn take(&mut self) -> Result<Option<Bytes>, TransportError> {
         let Some(header) = self.buffer.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
@@ -180,8 +265,7 @@ impl LinkReceiver for MessageReader {
             if let Some(message) = self.take()? {
                 return Ok(message);
             }
-            self.buffer.reserve(READ_BYTES);
-            match self.read.read_buf(&mut self.buffer).await {
+            match self.fill().await {
                 Ok(0) => return Err(closed(&self.peer, "the other end closed it")),
                 Ok(_) => {}
                 Err(error) => return Err(closed(&self.peer, error)),
@@ -190,8 +274,8 @@ impl LinkReceiver for MessageReader {
     }
 }
 
-fn link(stream: TcpStream, peer: &str, bytes_max: usize) -> Link {
-    let (writer, reader) = halves(stream, peer, bytes_max);
+fn link(socket: &Arc<Socket>, peer: &str, bytes_max: usize) -> Link {
+    let (writer, reader) = halves(socket, peer, bytes_max);
     Link { sender: Box::new(writer), receiver: Box::new(reader), peer: peer.into() }
 }
 
@@ -203,7 +287,11 @@ struct SimListener<T> {
 }
 
 /// Runs `serve` for every connection on `listener` until the returned guard is dropped.
-fn accept_all<F>(listener: TcpListener, serve: impl Fn(TcpStream, String) -> F + Send + 'static) -> DropGuard
+fn accept_all<F>(
+    listener: TcpListener,
+    connections: Connections,
+    serve: impl Fn(Arc<Socket>, String) -> F + Send + 'static,
+) -> DropGuard
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -217,7 +305,7 @@ where
                 accepted = listener.accept() => accepted,
             };
             let Ok((stream, from)) = accepted else { return };
-            let (served, stop) = (serve(stream, from.to_string()), stop.clone());
+            let (served, stop) = (serve(connections.add(stream), from.to_string()), stop.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     biased;
@@ -244,17 +332,17 @@ impl Listener for SimListener<Link> {
 #[async_trait::async_trait]
 impl Transport for SimTransport {
     async fn dial(&self, address: &Address) -> Result<Link, TransportError> {
-        Ok(link(connect(address).await?, &address.to_string(), NOISE_MESSAGE_BYTES_MAX))
+        Ok(link(&connect(&self.connections, address).await?, &address.to_string(), NOISE_MESSAGE_BYTES_MAX))
     }
 
     async fn listen(&self, bind: &Address) -> Result<Box<dyn Listener>, TransportError> {
         let listener = bind_port(bind).await?;
         let (sender, accepted) = mpsc::channel(BACKLOG_MAX);
-        let task = accept_all(listener, move |stream, from| {
+        let task = accept_all(listener, self.connections.clone(), move |socket, from| {
             let sender = sender.clone();
             async move {
                 // Nobody takes it: the connection closes with the link.
-                let _ = sender.send(link(stream, &from, NOISE_MESSAGE_BYTES_MAX)).await;
+                let _ = sender.send(link(&socket, &from, NOISE_MESSAGE_BYTES_MAX)).await;
             }
         });
         Ok(Box::new(SimListener { accepted, address: bind.clone(), _task: task }))
@@ -266,7 +354,7 @@ impl Transport for SimTransport {
         capability: Capability,
     ) -> Result<Box<dyn LinkReceiver>, TransportError> {
         let peer = address.to_string();
-        let (mut writer, reader) = halves(connect(address).await?, &peer, FANOUT_FRAME_BYTES_MAX);
+        let (mut writer, reader) = halves(&connect(&self.connections, address).await?, &peer, FANOUT_FRAME_BYTES_MAX);
         writer.send(Bytes::copy_from_slice(&capability.0)).await?;
         let mut subscription = Subscription { reader, _writer: writer };
         match tokio::time::timeout(HELLO_TIMEOUT, subscription.reader.recv()).await {
@@ -280,7 +368,9 @@ impl Transport for SimTransport {
         let listener = bind_port(bind).await?;
         let doors = Doors::default();
         let shared = doors.clone();
-        let task = accept_all(listener, move |stream, from| serve_subscriber(stream, from, shared.clone()));
+        let task = accept_all(listener, self.connections.clone(), move |socket, from| {
+            serve_subscriber(socket, from, shared.clone())
+        });
         Ok(Arc::new(SimFanout { doors, address: bind.clone(), _task: task }))
     }
 }
@@ -310,8 +400,7 @@ struct DoorState {
 
 impl Doors {
     fn lock(&self) -> MutexGuard<'_, DoorState> {
-        // A panic elsewhere leaves both collections whole: every change of them is one call.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Uses up a capability.
@@ -363,8 +452,8 @@ impl Fanout for SimFanout {
 }
 
 /// One subscriber, from its capability to its end.
-async fn serve_subscriber(stream: TcpStream, from: String, doors: Doors) {
-    let (mut writer, mut reader) = halves(stream, &from, FANOUT_FRAME_BYTES_MAX);
+async fn serve_subscriber(socket: Arc<Socket>, from: String, doors: Doors) {
+    let (mut writer, mut reader) = halves(&socket, &from, FANOUT_FRAME_BYTES_MAX);
     let Ok(Ok(hello)) = tokio::time::timeout(HELLO_TIMEOUT, reader.recv()).await else { return };
     let Ok(bytes) = <[u8; 16]>::try_from(hello.as_ref()) else { return };
     let capability = Capability(bytes);
@@ -391,7 +480,7 @@ async fn serve_subscriber(stream: TcpStream, from: String, doors: Doors) {
 impl MeshTransport for SimTransport {
     async fn dial(&self, master: MasterId, address: &Address) -> Result<Link, TransportError> {
         let peer = address.to_string();
-        let mut link = link(connect(address).await?, &peer, PEER_MESSAGE_BYTES_MAX);
+        let mut link = link(&connect(&self.connections, address).await?, &peer, PEER_MESSAGE_BYTES_MAX);
         link.sender.send(Bytes::copy_from_slice(&self.own_id().to_be_bytes())).await?;
         let answer = match tokio::time::timeout(HELLO_TIMEOUT, link.receiver.recv()).await {
             Ok(answer) => answer?,
@@ -408,10 +497,10 @@ impl MeshTransport for SimTransport {
         let listener = bind_port(bind).await?;
         let (sender, accepted) = mpsc::channel(BACKLOG_MAX);
         let own = self.own_id();
-        let task = accept_all(listener, move |stream, from| {
+        let task = accept_all(listener, self.connections.clone(), move |socket, from| {
             let sender = sender.clone();
             async move {
-                let mut link = link(stream, &from, PEER_MESSAGE_BYTES_MAX);
+                let mut link = link(&socket, &from, PEER_MESSAGE_BYTES_MAX);
                 let Ok(Ok(hello)) = tokio::time::timeout(HELLO_TIMEOUT, link.receiver.recv()).await else { return };
                 let Ok(bytes) = <[u8; 8]>::try_from(hello.as_ref()) else { return };
                 if link.sender.send(Bytes::copy_from_slice(&own.to_be_bytes())).await.is_ok() {

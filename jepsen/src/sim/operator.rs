@@ -18,8 +18,12 @@ use std::time::Duration;
 /// An answer that takes longer is not waited for: longer than a proposal and its retries take.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// How long a job may wait for its minions: longer than any simulation.
-const TTL_MS: u64 = 3_600_000;
+/// How long most jobs may wait for their minions: longer than any simulation, and than a founder's clock may be wrong: once
+/// the others' clocks tell, after a downtime, the truth's time jumps by as much.
+pub const TTL_MS: u64 = 24 * 3_600_000;
+
+/// How long the others may wait: shorter than some faults take.
+const TTL_MS_SHORT: std::ops::Range<u64> = 500..3_000;
 
 /// What an operator wants.
 #[derive(Debug, Clone)]
@@ -104,7 +108,13 @@ impl Operator {
         if let Some(minion) = self.keys.last().cloned() {
             let request = request(&mut self.rng, &mut bytes);
             let deed = Deed::Accept { minion: minion.to_string() };
-            return Some(Box::new(Wish { request, ask: Ask::AcceptKey { minion, request }, deed, begun: now, open: false }));
+            return Some(Box::new(Wish {
+                request,
+                ask: Ask::AcceptKey { minion, request },
+                deed,
+                begun: now,
+                open: false,
+            }));
         }
         if !submitting {
             return None;
@@ -117,12 +127,13 @@ impl Operator {
         let pure = self.rng.random_bool(0.25);
         let seconds = f64::from(self.rng.random_range(0..1_500_u32)) / 1_000.0;
         let (function, argument) = if pure { ("test.echo", "here".into()) } else { ("test.sleep", seconds.into()) };
+        let ttl_ms = if self.rng.random_bool(0.1) { self.rng.random_range(TTL_MS_SHORT) } else { TTL_MS };
         let submit = Submit {
             target: Target { kind: TargetKind::List, expression },
             function: function.into(),
             arguments: vec![argument],
             keywords: saltern_wire::Map::new(),
-            ttl_ms: Some(TTL_MS),
+            ttl_ms: Some(ttl_ms),
         };
         let ask = Ask::Submit { submit: Box::new(submit), user: request.to_string(), request };
         let deed = Deed::Submit { request: request.to_string(), minions, jid: None };
@@ -152,7 +163,9 @@ impl Operator {
                 if let Deed::Submit { jid, .. } = &mut wish.deed {
                     *jid = job.map(|job| job.to_string());
                 }
-                self.keys.pop();
+                if matches!(wish.deed, Deed::Accept { .. }) {
+                    self.keys.pop();
+                }
                 self.write(*wish, true, revision, ended);
             }
             Told::Joined(_) => {}

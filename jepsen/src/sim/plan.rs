@@ -72,8 +72,10 @@ impl fmt::Display for Host {
 /// One thing that the nemesis does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Act {
-    /// The software and everything unsynced is gone at once.
-    Crash(Host),
+    /// The process is killed: what it had not synced is gone, and the kernel closes its connections.
+    Kill(Host),
+    /// The machine loses power: what was not synced is gone, and nobody hears of it.
+    PowerOff(Host),
     /// The software starts again.
     Start(Host),
     /// What is sent between the two is lost, both ways.
@@ -89,7 +91,8 @@ pub enum Act {
 impl fmt::Display for Act {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Crash(host) => write!(f, "crash {host}"),
+            Self::Kill(host) => write!(f, "kill {host}"),
+            Self::PowerOff(host) => write!(f, "power off {host}"),
             Self::Start(host) => write!(f, "start {host}"),
             Self::Cut(a, b) => write!(f, "cut {a} {b}"),
             Self::Stall(a, b) => write!(f, "stall {a} {b}"),
@@ -186,19 +189,25 @@ impl Draft {
         self.steps.push(Step { at, act });
     }
 
+    fn down(&mut self, host: Host) -> Act {
+        if self.rng.random_bool(0.6) { Act::Kill(host) } else { Act::PowerOff(host) }
+    }
+
     /// One ordinary fault.
     fn fault(&mut self) {
         match self.rng.random_range(0..10_u8) {
             0..=2 => {
                 let host = self.master();
                 let (begin, end) = self.hold(Subject::Masters, 4_000);
-                self.push(begin, Act::Crash(host));
+                let down = self.down(host);
+                self.push(begin, down);
                 self.push(end, Act::Start(host));
             }
             3..=4 => {
                 let number = self.minion();
                 let (begin, end) = self.hold(Subject::Minion(number), 3_000);
-                self.push(begin, Act::Crash(Host::Minion(number)));
+                let down = self.down(Host::Minion(number));
+                self.push(begin, down);
                 self.push(end, Act::Start(Host::Minion(number)));
             }
             5..=7 => {
@@ -235,7 +244,7 @@ impl Draft {
         let mut last = begin;
         for host in Host::masters() {
             let end = begin + Duration::from_millis(self.rng.random_range(200..3_000));
-            self.push(begin, Act::Crash(host));
+            self.push(begin, Act::PowerOff(host));
             self.push(end, Act::Start(host));
             last = last.max(end);
         }
@@ -260,8 +269,10 @@ mod tests {
         let (mut down, mut broken, mut crowded) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for step in &plan.steps {
             match step.act {
-                Act::Crash(host) => {
-                    if Host::masters().any(|master| master == host) && Host::masters().any(|master| down.contains(&master)) {
+                Act::Kill(host) | Act::PowerOff(host) => {
+                    if Host::masters().any(|master| master == host)
+                        && Host::masters().any(|master| down.contains(&master))
+                    {
                         crowded.push(step.at);
                     }
                     assert!(down.insert(host), "{host} is down already");
@@ -299,6 +310,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(kinds.len(), 6, "{kinds:?}");
+        assert_eq!(kinds.len(), 7, "{kinds:?}");
     }
 }

@@ -27,7 +27,7 @@ fn the_same_seed_gives_the_same_bytes() {
 
 #[test]
 fn different_seeds_keep_every_promise() {
-    for seed in [2, 3, 4] {
+    for seed in [2, 5, 7] {
         let run = good(seed);
         let faults = run.history.iter().filter(|operation| matches!(operation.deed, Deed::Fault { .. })).count();
         assert!(faults >= FAULTS_DEFAULT, "seed {seed}: {faults} faults were made");

@@ -12,7 +12,7 @@ use super::check::{Violation, check};
 use super::desk::{Ask, Told};
 use super::history::{Deed, History, JobSeen, Operation};
 use super::machine::{Common, Master, Minion};
-use super::operator::Operator;
+use super::operator::{Operator, TTL_MS};
 use super::plan::{Act, Host, MASTERS, Plan};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -137,7 +137,7 @@ pub fn run(options: Options) -> Result<Run, RunError> {
     let start = world.now();
     for step in &plan.steps {
         world.pass((start + step.at).saturating_sub(world.now()))?;
-        world.act(step.act);
+        world.act(step.act)?;
     }
     world.begin("healed");
     world.pass(QUIET)?;
@@ -161,8 +161,9 @@ struct World {
     operators: Vec<Operator>,
     /// Whether operators submit new jobs.
     submitting: bool,
-    stalled: BTreeSet<(Host, Host)>,
-    leader: Option<u64>,
+    /// Roads that have a fault now, and which.
+    roads: BTreeMap<(Host, Host), Act>,
+    newest_term: u64,
     history: History,
 }
 
@@ -207,8 +208,8 @@ impl World {
         let operators = (1..=OPERATORS)
             .map(|number| Operator::new(number, stream(number as u64), std::mem::take(&mut keys), history.clone()))
             .collect();
-        let (submitting, stalled, leader) = (false, BTreeSet::new(), None);
-        Ok(Self { seed, sim, rng: stream(0), masters, minions, operators, submitting, stalled, leader, history })
+        let (submitting, roads, newest_term) = (false, BTreeMap::new(), 0);
+        Ok(Self { seed, sim, rng: stream(0), masters, minions, operators, submitting, roads, newest_term, history })
     }
 
     fn now(&self) -> Duration {
@@ -317,51 +318,84 @@ impl World {
             let active = directory.map_or(0, |directory| {
                 directory.masters.iter().filter(|master| master.state == MasterState::Active).count()
             });
-            status.quorum.fresh && voters == usize::from(MASTERS) && active == usize::from(MASTERS)
+            voters == usize::from(MASTERS) && active == usize::from(MASTERS)
         })
     }
 
-    fn act(&mut self, act: Act) {
+    fn act(&mut self, act: Act) -> Result<(), RunError> {
         self.history.note("nemesis", Deed::Fault { fault: act.to_string() }, 0, self.now());
         match act {
-            Act::Crash(host) => self.crash(host),
+            Act::Kill(host) => self.kill(host)?,
+            Act::PowerOff(host) => self.power_off(host),
             Act::Start(host) => self.sim.bounce(host.name()),
-            Act::Cut(a, b) => self.sim.partition(a.name(), b.name()),
-            Act::CutOneWay(from, to) => self.sim.partition_oneway(from.name(), to.name()),
-            Act::Stall(a, b) => {
-                self.stalled.insert((a, b));
-                self.sim.hold(a.name(), b.name());
+            Act::Cut(a, b) | Act::Stall(a, b) | Act::CutOneWay(a, b) => {
+                self.roads.insert((a.min(b), a.max(b)), act);
+                self.break_road(act);
             }
-            Act::Mend(a, b) if self.stalled.remove(&(a, b)) => self.sim.release(a.name(), b.name()),
-            Act::Mend(a, b) => self.sim.repair(a.name(), b.name()),
+            Act::Mend(a, b) => match self.roads.remove(&(a.min(b), a.max(b))) {
+                Some(Act::Stall(..)) => self.sim.release(a.name(), b.name()),
+                _ => self.sim.repair(a.name(), b.name()),
+            },
+        }
+        Ok(())
+    }
+
+    fn break_road(&self, act: Act) {
+        match act {
+            Act::Cut(a, b) => self.sim.partition(a.name(), b.name()),
+            Act::Stall(a, b) => self.sim.hold(a.name(), b.name()),
+            Act::CutOneWay(from, to) => self.sim.partition_oneway(from.name(), to.name()),
+            Act::Kill(_) | Act::PowerOff(_) | Act::Start(_) | Act::Mend(..) => {}
+        }
+    }
+
+    /// The process dies: its machine closes its connections in one last step.
+    fn kill(&mut self, host: Host) -> Result<(), RunError> {
+        for master in self.masters.iter().filter(|master| master.host == host) {
+            *master.open.borrow_mut() = None;
+            master.switch.borrow().turn_off();
+        }
+        for minion in self.minions.iter().filter(|minion| minion.host == host) {
+            minion.switch.borrow().turn_off();
+        }
+        self.step()?;
+        self.crash(host);
+        Ok(())
+    }
+
+    /// The machine goes dark: no word of it leaves, not even a goodbye.
+    fn power_off(&mut self, host: Host) {
+        for other in Host::all().filter(|other| *other != host) {
+            self.sim.partition(host.name(), other.name());
+        }
+        self.crash(host);
+        for other in Host::all().filter(|other| *other != host) {
+            self.sim.repair(host.name(), other.name());
+            if let Some(fault) = self.roads.get(&(host.min(other), host.max(other))) {
+                self.break_road(*fault);
+            }
         }
     }
 
     fn crash(&mut self, host: Host) {
         // What the world holds of the boot goes first, or it would outlive its machine.
-        let (masters, minions) = (self.masters.iter(), self.minions.iter());
-        let master = masters.into_iter().find(|master| master.host == host).map(Rc::clone);
-        let minion = minions.into_iter().find(|minion| minion.host == host).map(Rc::clone);
-        if let Some(master) = &master {
+        for master in self.masters.iter().filter(|master| master.host == host) {
             *master.open.borrow_mut() = None;
         }
         self.sim.crash(host.name());
-        if let Some(master) = master {
-            master.crash();
-        }
-        if let Some(minion) = minion {
-            minion.crash();
-        }
+        self.masters.iter().filter(|master| master.host == host).for_each(|master| master.crash());
+        self.minions.iter().filter(|minion| minion.host == host).for_each(|minion| minion.crash());
     }
 
-    /// Writes down when the masters see somebody else lead.
+    /// Writes down when a master begins to lead.
     fn watch_leader(&mut self) {
         for master in &self.masters {
             let open = master.open.borrow();
             let Some((_, truth)) = open.as_ref() else { continue };
             let state = truth.group().leader_state();
-            if state.is_self && self.leader != Some(state.term) {
-                self.leader = Some(state.term);
+            // A deposed leader that has not heard of it yet does not count.
+            if state.is_self && self.newest_term < state.term {
+                self.newest_term = state.term;
                 let deed = Deed::Lead { master: master.host.name() };
                 self.history.note(master.host.name(), deed, state.term, self.sim.elapsed());
             }
@@ -369,9 +403,9 @@ impl World {
     }
 
     fn all_done(&self) -> bool {
-        self.masters.iter().all(|master| {
-            master.open.borrow().as_ref().is_some_and(|(_, truth)| truth.state().counts().open_jobs == 0)
-        })
+        self.masters
+            .iter()
+            .all(|master| master.open.borrow().as_ref().is_some_and(|(_, truth)| truth.state().counts().open_jobs == 0))
     }
 
     /// Whether every master has applied the same entries.
@@ -385,8 +419,11 @@ impl World {
         let at = self.now();
         for master in &self.masters {
             let name = master.host.name();
-            let Some((_, truth)) = master.open.borrow().as_ref().map(|(_, truth)| ((), truth.clone())) else { continue };
-            let failed = |error: StoreError| RunError::Read { seed: self.seed, master: name.clone(), cause: error.to_string() };
+            let Some((_, truth)) = master.open.borrow().as_ref().map(|(_, truth)| ((), truth.clone())) else {
+                continue;
+            };
+            let failed =
+                |error: StoreError| RunError::Read { seed: self.seed, master: name.clone(), cause: error.to_string() };
             let (state, revision) = (Arc::clone(truth.state()), truth.revision().0);
             for summary in state.jobs(None, JOBS_MAX, false).map_err(failed)?.into_iter().rev() {
                 let jid = summary.jid;
@@ -421,8 +458,10 @@ fn word(value: &impl serde::Serialize) -> String {
 /// A job as this master holds it.
 fn job_seen(state: &State, summary: &saltern_store::view::JobSummary) -> Result<Option<JobSeen>, StoreError> {
     let Some(record) = state.job(&summary.jid)? else { return Ok(None) };
-    let name = |ordinal: u32| state.name_of(saltern_wire::Ordinal(ordinal)).map_or(ordinal.to_string(), |id| id.to_string());
-    let progress = state.progress(&summary.jid)?.into_iter().map(|(_, minion, progress)| (minion.to_string(), word(&progress)));
+    let name =
+        |ordinal: u32| state.name_of(saltern_wire::Ordinal(ordinal)).map_or(ordinal.to_string(), |id| id.to_string());
+    let progress =
+        state.progress(&summary.jid)?.into_iter().map(|(_, minion, progress)| (minion.to_string(), word(&progress)));
     let mut returns = BTreeMap::new();
     let mut conflicts = 0;
     for held in state.returns(&summary.jid)? {
@@ -434,6 +473,7 @@ fn job_seen(state: &State, summary: &saltern_store::view::JobSummary) -> Result<
     Ok(Some(JobSeen {
         request: record.job.user.clone(),
         pure: saltern_minion::modules::find(&record.job.function).is_none_or(|function| function.pure),
+        may_expire: record.job.ttl_ms < TTL_MS,
         expected: record.expected.iter().map(name).collect(),
         progress: progress.collect(),
         returns,
