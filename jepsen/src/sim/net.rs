@@ -64,26 +64,35 @@ const HEADER_BYTES: usize = 4;
 /// A process that is killed has its connections closed by the kernel. turmoil closes them as their tasks are dropped, and
 /// tokio drops tasks in an order that depends on how many the whole process has started: that must not decide anything.
 #[derive(Clone, Default)]
-pub struct Connections(Arc<Mutex<Vec<Weak<Socket>>>>);
+pub struct Connections(Arc<Mutex<Open>>);
+
+#[derive(Default)]
+struct Open {
+    sockets: Vec<Weak<Socket>>,
+    /// All were closed: what is opened now is closed at once.
+    over: bool,
+}
 
 impl Connections {
-    /// Closes all of them, the oldest first. Call it from the machine's software, and let nothing run there afterwards.
+    /// Closes all of them, the oldest first. Call it from the machine's software, and crash the machine after this step.
     pub fn close_all(&self) {
-        let sockets = std::mem::take(&mut *lock(&self.0));
-        for socket in sockets.iter().filter_map(Weak::upgrade) {
-            drop(lock(&socket.write).take());
-            drop(lock(&socket.read).take());
-        }
+        let mut open = lock(&self.0);
+        open.over = true;
+        open.sockets.drain(..).filter_map(|socket| socket.upgrade()).for_each(|socket| socket.close());
     }
 
     fn add(&self, stream: TcpStream) -> Arc<Socket> {
         let (read, write) = stream.into_split();
         let socket = Arc::new(Socket { read: Mutex::new(Some(read)), write: Mutex::new(Some(write)) });
-        let mut sockets = lock(&self.0);
-        if sockets.len() == sockets.capacity() {
-            sockets.retain(|socket| socket.strong_count() > 0);
+        let mut open = lock(&self.0);
+        if open.over {
+            socket.close();
+            return socket;
         }
-        sockets.push(Arc::downgrade(&socket));
+        if open.sockets.len() == open.sockets.capacity() {
+            open.sockets.retain(|socket| socket.strong_count() > 0);
+        }
+        open.sockets.push(Arc::downgrade(&socket));
         socket
     }
 }
@@ -92,6 +101,13 @@ impl Connections {
 struct Socket {
     read: Mutex<Option<OwnedReadHalf>>,
     write: Mutex<Option<OwnedWriteHalf>>,
+}
+
+impl Socket {
+    fn close(&self) {
+        drop(lock(&self.write).take());
+        drop(lock(&self.read).take());
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
