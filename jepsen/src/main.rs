@@ -4,7 +4,6 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use saltern_jepsen::sim::plan::FAULTS_DEFAULT;
 use saltern_jepsen::sim::{Options, history, run};
-use std::path::PathBuf;
 
 #[derive(Parser)]
 #[command(name = "saltern-jepsen", version, about = "Breaks Saltern on purpose and judges what came of it")]
@@ -35,7 +34,7 @@ struct Simulation {
     twice: bool,
     /// Where the history of the last run is written, as JSON lines
     #[arg(long)]
-    history: Option<PathBuf>,
+    history: Option<std::path::PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,12 +52,7 @@ fn main() -> anyhow::Result<()> {
         if let Some(path) = &simulation.history {
             std::fs::write(path, history::to_bytes(&done.history)).with_context(|| path.display().to_string())?;
         }
-        let (lines, seconds) = (done.history.len(), done.simulated.as_secs());
-        println!(
-            "seed {seed}: {lines} operations in {seconds} simulated seconds, {} violations",
-            done.violations.len()
-        );
-        done.violations.iter().for_each(|violation| println!("  {violation}"));
+        println!("seed {seed}: {done}");
         broken += done.violations.len();
     }
     anyhow::ensure!(broken == 0, "{broken} violations");

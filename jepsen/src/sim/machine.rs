@@ -7,8 +7,9 @@
 use super::desk::{Desk, serve};
 use super::edges::{SimClock, SimDisk, SimEntropy};
 use super::history::{Deed, History};
-use super::net::{Connections, SimTransport};
+use super::net::SimTransport;
 use super::plan::Host;
+use super::socket::Connections;
 use futures::future::BoxFuture;
 use saltern_cluster::config::{Config, Layer};
 use saltern_cluster::founding;

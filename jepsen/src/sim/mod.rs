@@ -21,6 +21,8 @@ pub mod machine;
 pub mod net;
 pub mod operator;
 pub mod plan;
+pub mod reads;
+pub mod socket;
 pub mod world;
 
 pub use world::{Options, Run, RunError, run};

@@ -10,23 +10,23 @@
 
 use super::check::{Violation, check};
 use super::desk::{Ask, Told};
-use super::history::{Deed, History, JobSeen, Operation};
+use super::history::{Deed, History, Operation};
 use super::machine::{Common, Master, Minion};
-use super::operator::{Operator, TTL_MS};
+use super::operator::Operator;
 use super::plan::{Act, Host, MASTERS, Plan};
+use super::reads::read_all;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use saltern_cluster::founding;
 use saltern_cluster::raft::runtime::seed_elections;
-use saltern_store::{State, StoreError};
 use saltern_wire::api::{JoinRequest, JoinSecret};
 use saltern_wire::crypto::Identity;
 use saltern_wire::master::MasterState;
 use saltern_wire::session::Standing;
 use saltern_wire::{RequestId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the cluster may take to come together.
@@ -53,9 +53,6 @@ const LATENCY_MAX: Duration = Duration::from_millis(15);
 /// Operators that submit at the same time.
 const OPERATORS: usize = 3;
 
-/// Jobs that are read at the end: far more than a run submits.
-const JOBS_MAX: usize = 100_000;
-
 /// Segments under way in one direction of a connection, and connections that wait to be accepted: turmoil panics above.
 const TCP_CAPACITY: usize = 4_096;
 
@@ -80,6 +77,14 @@ pub struct Run {
     pub violations: Vec<Violation>,
     /// How much simulated time it took.
     pub simulated: Duration,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (lines, seconds, broken) = (self.history.len(), self.simulated.as_secs(), self.violations.len());
+        write!(f, "{lines} operations in {seconds} simulated seconds, {broken} violations")?;
+        self.violations.iter().try_for_each(|violation| write!(f, "\n  {violation}"))
+    }
 }
 
 /// Why a run did not come to its end.
@@ -416,24 +421,14 @@ impl World {
     }
 
     fn read(&self) -> Result<(), RunError> {
-        let at = self.now();
         for master in &self.masters {
             let name = master.host.name();
-            let Some((_, truth)) = master.open.borrow().as_ref().map(|(_, truth)| ((), truth.clone())) else {
-                continue;
-            };
-            let failed =
-                |error: StoreError| RunError::Read { seed: self.seed, master: name.clone(), cause: error.to_string() };
-            let (state, revision) = (Arc::clone(truth.state()), truth.revision().0);
-            for summary in state.jobs(None, JOBS_MAX, false).map_err(failed)?.into_iter().rev() {
-                let jid = summary.jid;
-                let Some(job) = job_seen(&state, &summary).map_err(failed)? else { continue };
-                self.history.note(name.clone(), Deed::ReadJob { jid: jid.to_string(), job }, revision, at);
-            }
-            let keys = state.keys().into_iter().map(|key| (key.minion.to_string(), word(&key.state))).collect();
-            self.history.note(name.clone(), Deed::ReadKeys { keys }, revision, at);
-            let digest = hex::encode(state.digest().map_err(failed)?);
-            self.history.note(name, Deed::ReadDigest { digest }, revision, at);
+            let Some(truth) = master.open.borrow().as_ref().map(|(_, truth)| truth.clone()) else { continue };
+            read_all(truth.state(), &name, self.now(), &self.history).map_err(|error| RunError::Read {
+                seed: self.seed,
+                master: name,
+                cause: error.to_string(),
+            })?;
         }
         Ok(())
     }
@@ -444,40 +439,4 @@ fn is_attached(minion: &Minion) -> bool {
         let status = agent.status();
         status.subscribed && matches!(status.standing, Some(Standing::Accepted { .. }))
     })
-}
-
-/// An enum's name as it stands on the wire.
-fn word(value: &impl serde::Serialize) -> String {
-    match serde_json::to_value(value) {
-        Ok(serde_json::Value::String(word)) => word,
-        Ok(other) => other.to_string(),
-        Err(error) => error.to_string(),
-    }
-}
-
-/// A job as this master holds it.
-fn job_seen(state: &State, summary: &saltern_store::view::JobSummary) -> Result<Option<JobSeen>, StoreError> {
-    let Some(record) = state.job(&summary.jid)? else { return Ok(None) };
-    let name =
-        |ordinal: u32| state.name_of(saltern_wire::Ordinal(ordinal)).map_or(ordinal.to_string(), |id| id.to_string());
-    let progress =
-        state.progress(&summary.jid)?.into_iter().map(|(_, minion, progress)| (minion.to_string(), word(&progress)));
-    let mut returns = BTreeMap::new();
-    let mut conflicts = 0;
-    for held in state.returns(&summary.jid)? {
-        let outcome = &held.outcome;
-        let text = format!("{} {} {} {}", word(&outcome.kind), outcome.success, outcome.retcode, outcome.value);
-        conflicts += state.conflicts_of(&summary.jid, held.ordinal)?;
-        returns.insert(held.minion.to_string(), text);
-    }
-    Ok(Some(JobSeen {
-        request: record.job.user.clone(),
-        pure: saltern_minion::modules::find(&record.job.function).is_none_or(|function| function.pure),
-        may_expire: record.job.ttl_ms < TTL_MS,
-        expected: record.expected.iter().map(name).collect(),
-        progress: progress.collect(),
-        returns,
-        conflicts,
-        done: record.done.is_some(),
-    }))
 }
