@@ -133,7 +133,11 @@ async fn take_in(truth: &Truth, credentials: &Credentials) -> Result<(), String>
         let (votes, learns) = (group.voters.contains(&master.id), group.learners.contains(&master.id));
         if !votes && !learns {
             tracing::info!(master = %master.id, name = master.name, "a master joins as a learner");
-            return truth.group().add_learner(master.id, &master.endpoints.mesh).await.map_err(|error| error.to_string());
+            return truth
+                .group()
+                .add_learner(master.id, &master.endpoints.mesh)
+                .await
+                .map_err(|error| error.to_string());
         }
         let matched = group.matched.get(&master.id).copied().flatten();
         let caught_up = matched.is_some_and(|index| index + PROMOTE_LAG_MAX >= group.last_log);

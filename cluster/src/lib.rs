@@ -9,7 +9,7 @@
 //!
 //! [`node`] starts these parts in order and stops them in reverse. [`truth`] is the only way to change anything; whoever
 //! follows changes listens to effects and repairs what it missed from the tables. [`raft`] is the only folder that knows
-//! openraft, and nothing in this crate knows RocksDB or ZeroMQ.
+//! the Raft library, and nothing in this crate knows RocksDB or ZeroMQ.
 //!
 //! **Invariants.** Nothing but a proposal is ever forwarded to another master: each publishes what it applies itself to the
 //! minions attached to it, and answers reads from its own copy, saying how fresh that is. Presence stays in memory.

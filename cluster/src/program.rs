@@ -111,7 +111,9 @@ async fn carry_out(arguments: Arguments) -> Result<(), Failed> {
 /// trace only. Operators hear of the leader and of the quorum from the node.
 fn directives(config: &Config) -> String {
     match config.log_level {
-        LogLevel::Error | LogLevel::Warning | LogLevel::Info => format!("{},openraft=error", config.log_level.directive()),
+        LogLevel::Error | LogLevel::Warning | LogLevel::Info => {
+            format!("{},{}=error", config.log_level.directive(), crate::raft::LOG_TARGET)
+        }
         LogLevel::Debug | LogLevel::Trace => config.log_level.directive().into(),
     }
 }
@@ -162,12 +164,8 @@ fn edges(credentials: &Arc<Credentials>) -> Result<Edges, Failed> {
     let transport = ZmqTransport::new(GateLimits::default())
         .map_err(|source| Failed::File { path: std::env::temp_dir().display().to_string(), source })?;
     let entropy = Arc::new(SystemEntropy);
-    let io = Io {
-        transport: Arc::new(transport),
-        clock: Arc::new(SystemClock::new()),
-        entropy,
-        disk: Arc::new(SystemDisk),
-    };
+    let io =
+        Io { transport: Arc::new(transport), clock: Arc::new(SystemClock::new()), entropy, disk: Arc::new(SystemDisk) };
     Ok(Edges {
         io,
         mesh: Arc::new(mesh),
@@ -199,7 +197,8 @@ fn node_config(config: &Config) -> NodeConfig {
 
 /// Ends when the process is asked to (SIGTERM, or SIGINT from a terminal).
 async fn asked_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -1,9 +1,9 @@
-//! Raft's messages that openraft would leave unsent: leadership is handed over, and an isolated member disturbs nobody.
+//! Raft's messages that the library's defaults would leave unsent: leadership is handed over, and an isolated member disturbs nobody.
 
+use saltern_cluster::mesh::message::{Request, Response};
 use saltern_cluster::mesh::server::{MeshService, serve};
 use saltern_cluster::mesh::tls::framed;
 use saltern_cluster::mesh::{Mesh, MeshListener, MeshTransport};
-use saltern_cluster::mesh::message::{Request, Response};
 use saltern_cluster::raft::machine::{DiskWork, Machine};
 use saltern_cluster::raft::service::RaftService;
 use saltern_cluster::raft::{Group, GroupConfig, GroupError, LeaderState};
@@ -68,7 +68,10 @@ impl MeshTransport for LocalMesh {
             sender: Box::new(CuttableSender { inner: link.sender, net: Arc::clone(&self.net), ends: [self.id, to] }),
             ..link
         };
-        listener.send((self.id, guard(framed(far, "near".into())))).await.map_err(|_| closed("the listener is gone"))?;
+        listener
+            .send((self.id, guard(framed(far, "near".into()))))
+            .await
+            .map_err(|_| closed("the listener is gone"))?;
         Ok(guard(framed(near, "far".into())))
     }
 
@@ -133,7 +136,8 @@ async fn member(id: MasterId, net: &Arc<Net>, tasks: &TaskTracker) -> Group {
     let transport = Arc::new(LocalMesh { id, net: Arc::clone(net) });
     let mesh = Mesh::new(transport.clone());
     // Slower than the profile lan: these tests run beside others.
-    let config = GroupConfig { heartbeat_ms: 100, election_ms_min: 500, election_ms_max: 700, ..GroupConfig::default() };
+    let config =
+        GroupConfig { heartbeat_ms: 100, election_ms_min: 500, election_ms_max: 700, ..GroupConfig::default() };
     let clock = Arc::new(SystemClock::new());
     let (group, raft) = Group::start(id, config, mesh, log, machine, clock).await.expect("it starts");
     let service: Arc<dyn MeshService> = Arc::new(OnlyRaft(raft));
@@ -173,14 +177,16 @@ async fn three(net: &Arc<Net>, tasks: &TaskTracker) -> Vec<Group> {
         groups[0].promote(*id).await.expect("a voter");
     }
     for group in &groups {
-        until(group, "three voters and a leader", |state| state.voters.len() == 3 && state.leader == Some(ids[0])).await;
+        until(group, "three voters and a leader", |state| state.voters.len() == 3 && state.leader == Some(ids[0]))
+            .await;
     }
     groups
 }
 
 /// Writes through a leader. One that has just been elected sends the writer away until a majority has answered it.
 async fn write(group: &Group) {
-    let proposal = Proposal { request: None, by: MasterId(1), stamp: LogicalTime::from_unix_micros(1), command: Command::Tick };
+    let proposal =
+        Proposal { request: None, by: MasterId(1), stamp: LogicalTime::from_unix_micros(1), command: Command::Tick };
     let written = async {
         while let Err(error) = group.write(proposal.clone()).await {
             assert!(matches!(error, GroupError::NotLeader(_)), "{error}");

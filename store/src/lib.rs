@@ -1,7 +1,7 @@
 //! What is written: the replicated log of this master, and the truth that applying it makes.
 //!
 //! ```text
-//!                    cluster (openraft glue)
+//!                    cluster (Raft glue)    
 //!          append, read │          │ apply                    create, stream, install
 //!                       ▼          ▼                                    ▼
 //!                   log::Log   state::State ── view (reads)      snapshot::Snapshots

@@ -107,7 +107,7 @@ pub enum RaftCall {
         /// The leader's vote.
         #[serde(with = "serde_bytes")]
         vote: Vec<u8>,
-        /// openraft's description.
+        /// Raft's description.
         #[serde(with = "serde_bytes")]
         meta: Vec<u8>,
     },

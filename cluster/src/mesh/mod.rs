@@ -79,12 +79,7 @@ pub struct Mesh {
 impl Mesh {
     /// A mesh that knows nobody yet.
     pub fn new(transport: Arc<dyn MeshTransport>) -> Arc<Self> {
-        Arc::new(Self {
-            transport,
-            addresses: Mutex::default(),
-            members: Mutex::default(),
-            callers: Mutex::default(),
-        })
+        Arc::new(Self { transport, addresses: Mutex::default(), members: Mutex::default(), callers: Mutex::default() })
     }
 
     /// Takes the masters' addresses from a directory. Links to masters that moved or left are dropped.

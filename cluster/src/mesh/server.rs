@@ -59,7 +59,9 @@ async fn accept_all(
                     }
                 });
             }
-            Ok((from, link)) => tracing::warn!(%from, peer = link.peer, "refused a master that is not in the directory"),
+            Ok((from, link)) => {
+                tracing::warn!(%from, peer = link.peer, "refused a master that is not in the directory")
+            }
             Err(error) => {
                 tracing::error!(%error, "the listener for other masters is gone");
                 return;

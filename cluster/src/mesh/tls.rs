@@ -142,8 +142,10 @@ async fn handshake(mesh: &TlsMesh, stream: TcpStream, from: SocketAddr) -> Resul
 fn tune(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(stream);
-    let probes =
-        socket2::TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)).with_retries(3);
+    let probes = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(5))
+        .with_interval(Duration::from_secs(2))
+        .with_retries(3);
     socket.set_tcp_keepalive(&probes)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
 }
@@ -170,7 +172,8 @@ struct FrameSender<S> {
 #[async_trait::async_trait]
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> LinkSender for FrameSender<S> {
     async fn send(&mut self, message: Bytes) -> Result<(), TransportError> {
-        let closed = |error: std::io::Error| TransportError::Closed { peer: self.peer.clone(), cause: error.to_string() };
+        let closed =
+            |error: std::io::Error| TransportError::Closed { peer: self.peer.clone(), cause: error.to_string() };
         self.sink.send(message).await.map_err(closed)
     }
 }

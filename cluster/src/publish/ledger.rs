@@ -158,7 +158,11 @@ mod tests {
         assert_eq!(ledger.poll_overdue(&attached, at(1), 4 * SECOND, 2 * SECOND), [due(&[3])]);
         assert_eq!(ledger.owed_by(Ordinal(3), at(1000), 9), [], "its time is over");
         assert_eq!(ledger.poll_overdue(&attached, at(1000), 9 * SECOND, 2 * SECOND), []);
-        assert_eq!(ledger.poll_overdue(&attached, at(9), 9 * SECOND, 2 * SECOND), [due(&[3])], "the estimate was wrong");
+        assert_eq!(
+            ledger.poll_overdue(&attached, at(9), 9 * SECOND, 2 * SECOND),
+            [due(&[3])],
+            "the estimate was wrong"
+        );
         ledger.close(jid(1));
         assert!(ledger.is_empty());
     }

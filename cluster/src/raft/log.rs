@@ -1,8 +1,8 @@
 //! openraft's view of [`saltern_store::Log`].
 
 use crate::raft::types::{Entry, LogId, LogRecord, Types, Vote, pack, unpack};
-use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use saltern_store::Log;
 use saltern_store::log::Done;
 use std::fmt::Debug;

@@ -2,8 +2,8 @@
 
 use crate::raft::types::{Entry, LogId, Membership, SnapshotMeta, Types, Written, pack, unpack};
 use futures::{Stream, StreamExt};
-use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::alias::SnapshotOf;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend};
 use saltern_store::command::{Effect, Reply};
 use saltern_store::{AppliedEntry, Item, Payload, Snapshot as Files, Snapshots, State};

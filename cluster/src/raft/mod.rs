@@ -21,4 +21,7 @@ pub mod runtime;
 pub mod service;
 pub mod types;
 
+/// The target under which the library below writes its own log lines.
+pub const LOG_TARGET: &str = "openraft";
+
 pub use group::{Group, GroupConfig, GroupError, LeaderState};

@@ -7,6 +7,7 @@ use crate::raft::machine::DiskWork;
 use crate::raft::types::{Types, Vote, pack, unpack};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use openraft::alias::SnapshotOf;
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
@@ -14,7 +15,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use openraft::alias::SnapshotOf;
 use openraft::{AnyError, OptionalSend};
 use saltern_store::{Snapshot as Files, Snapshots};
 use saltern_wire::MasterId;
@@ -128,7 +128,11 @@ impl Network {
         }
     }
 
-    async fn send_snapshot(&self, vote: &Vote, snapshot: SnapshotOf<Types, Files>) -> Result<Vote, StreamingError<Types>> {
+    async fn send_snapshot(
+        &self,
+        vote: &Vote,
+        snapshot: SnapshotOf<Types, Files>,
+    ) -> Result<Vote, StreamingError<Types>> {
         let files = snapshot.snapshot;
         let begin = RaftCall::SnapshotBegin(files.manifest.encode());
         let missing = match self.snapshot_call(begin, SNAPSHOT_PIECE_TIMEOUT).await? {
@@ -197,7 +201,11 @@ impl RaftNetworkV2<Types> for Network {
         })
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         self.call(RaftCall::Vote, &rpc, option.soft_ttl()).await
     }
 

@@ -3,8 +3,8 @@
 //! openraft draws random numbers for election timeouts only. In production they come from the operating system; a simulated
 //! run calls [`seed_elections`] first, and its elections repeat.
 
-use openraft::type_config::AsyncRuntime;
 use openraft::OptionalSend;
+use openraft::type_config::AsyncRuntime;
 use rand::rngs::SysRng;
 use rand::{Rng as _, SeedableRng, TryRng};
 use rand_chacha::ChaCha8Rng;

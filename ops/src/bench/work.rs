@@ -26,10 +26,7 @@ pub fn memory(cluster: &Cluster) -> Vec<Figure> {
     let mib = |kib: u64| kib as f64 / 1024.0;
     let minion = percentile(of_minions.map(mib).collect(), 50);
     let master = percentile(of_masters.map(mib).collect(), 100);
-    vec![
-        Figure::new("minion_idle_pss_mib", minion, "MiB"),
-        Figure::new("master_idle_pss_mib", master, "MiB"),
-    ]
+    vec![Figure::new("minion_idle_pss_mib", minion, "MiB"), Figure::new("master_idle_pss_mib", master, "MiB")]
 }
 
 /// Wall time of `saltern run '*' test.ping`, process start included.

@@ -79,7 +79,8 @@ pub fn decode<T: Encoded>(bytes: &[u8]) -> Result<T, CodecError> {
     }
     let mut reader = rmp_serde::Deserializer::from_read_ref(body);
     reader.set_max_depth(128);
-    let value = T::deserialize(&mut reader).map_err(|error| CodecError::Body { kind: *kind, cause: error.to_string() })?;
+    let value =
+        T::deserialize(&mut reader).map_err(|error| CodecError::Body { kind: *kind, cause: error.to_string() })?;
     Ok(value)
 }
 

@@ -1,8 +1,8 @@
 //! Events, in Salt's tags, as operators watch them. Each is a view of one applied entry; its cursor is the log index.
 
+use crate::Value;
 use crate::id::Revision;
 use crate::time::LogicalTime;
-use crate::Value;
 use serde::{Deserialize, Serialize};
 
 /// One event.

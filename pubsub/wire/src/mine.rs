@@ -1,7 +1,7 @@
 //! Mine data: values that minions publish for each other.
 
-use crate::id::MinionId;
 use crate::Value;
+use crate::id::MinionId;
 use serde::{Deserialize, Serialize};
 
 /// Orders the reports of one minion: whichever master carries it, a lower stamp never replaces a higher one.

@@ -9,6 +9,7 @@
 //!
 //! The identity of a session is what the handshake proved. No message repeats it, so none can lie about it.
 
+use crate::Map;
 use crate::codec::Encoded;
 use crate::crypto::Signed;
 use crate::fanout::{FanoutKey, Offer};
@@ -18,7 +19,6 @@ use crate::job::{Recorded, ReturnPart};
 use crate::master::Directory;
 use crate::mine::{MineEntry, MineReport};
 use crate::target::Target;
-use crate::Map;
 use serde::{Deserialize, Serialize};
 
 /// Minion to master.

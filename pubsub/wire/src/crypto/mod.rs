@@ -7,4 +7,4 @@ pub mod handshake;
 pub mod identity;
 pub mod seal;
 
-pub use identity::{Fingerprint, Identity, PublicKey, Signed, SignatureError, Verified};
+pub use identity::{Fingerprint, Identity, PublicKey, SignatureError, Signed, Verified};
