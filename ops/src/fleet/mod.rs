@@ -23,6 +23,10 @@ use process::{Process, ProcessError};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Fleets that this process has laid out.
+static FLEETS: AtomicU32 = AtomicU32::new(0);
 
 /// What a fleet looks like.
 #[derive(Debug, Clone)]
@@ -117,7 +121,7 @@ impl Fleet {
     /// Lays out the folders and picks addresses and ports; nothing is started.
     pub fn lay_out(plan: Plan) -> Result<Self, FleetError> {
         let binaries = Binaries::find()?;
-        let network = ports::network_of(std::process::id());
+        let network = ports::network_of(std::process::id(), FLEETS.fetch_add(1, Ordering::Relaxed));
         let ports = Ports::pick(network, plan.masters)?;
         let regions = if plan.regions.is_empty() { vec!["local".to_owned()] } else { plan.regions.clone() };
         let masters = (1..=plan.masters).map(|number| {

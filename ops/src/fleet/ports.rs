@@ -38,9 +38,11 @@ impl Ports {
     }
 }
 
-/// The two middle numbers of a process's addresses: two fleets at one time get different ones, as their process ids differ.
-pub fn network_of(process: u32) -> [u8; 2] {
-    let [_, _, high, low] = process.to_be_bytes();
+/// The two middle numbers of a fleet's addresses. Two fleets at one time get different ones: their processes' ids differ, or
+/// the numbers of the fleets within their process.
+pub fn network_of(process: u32, fleet: u32) -> [u8; 2] {
+    // A prime stride: the next fleet of this process is far from the first one of the next process.
+    let [_, _, high, low] = process.wrapping_add(fleet.wrapping_mul(7919)).to_be_bytes();
     // Away from 127.0.x.x, where other programs listen.
     [high | 0x40, low]
 }
@@ -54,6 +56,12 @@ pub fn host_of(network: [u8; 2], number: usize) -> Ipv4Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fleets_of_one_process_have_addresses_of_their_own() {
+        let networks: std::collections::BTreeSet<[u8; 2]> = (0..64).map(|fleet| network_of(4711, fleet)).collect();
+        assert_eq!(networks.len(), 64);
+    }
 
     #[test]
     fn a_used_port_moves_the_whole_set() {
