@@ -23,13 +23,11 @@ pub(super) fn apply(tx: &mut Tx<'_>, command: &MinionCommand) -> Result<Reply, S
         Some(_) => tx.time,
         None => accepted,
     };
-    let row = FactsRow {
-        incarnation: *incarnation,
-        enrolled,
-        reported: tx.time,
-        version: version.clone(),
-        facts: facts.clone(),
-    };
+    // A master that only announces an incarnation knows no grains. If the minion has told them meanwhile, through another
+    // master, they stay.
+    let told = before.as_ref().filter(|before| before.incarnation == *incarnation && facts.is_empty());
+    let facts = told.map_or_else(|| facts.clone(), |before| before.facts.clone());
+    let row = FactsRow { incarnation: *incarnation, enrolled, reported: tx.time, version: version.clone(), facts };
     let len = saltern_wire::encode(&row).len();
     // The row is a little larger than the grains alone, hence the room on top of the limit.
     if len > FACTS_BYTES_MAX + 1024 {
