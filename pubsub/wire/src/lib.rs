@@ -7,9 +7,10 @@
 //!   codec                                 {version, kind, body}: how all of them become bytes
 //!   crypto/{identity, handshake, seal}    who said it, and who may read it
 //!   io                                    the traits of the edges: clock, entropy, transport, disk
+//!   fault                                 named places at which tests make a process die; nothing in a release
 //! ```
 //!
-//! **Invariants.** Nothing here performs I/O, starts a task, reads a clock or draws a random number: callers bring all of
+//! **Invariants.** Nothing here (but [`fault`], in tests) performs I/O, starts a task, reads a clock or draws a random number: callers bring all of
 //! that as arguments. Whatever parses bytes from outside bounds them by [`limits`] first and returns an error that names
 //! the offending value. A type whose name ends in `Id` is valid once it exists.
 //!
@@ -20,6 +21,7 @@ pub mod codec;
 pub mod crypto;
 pub mod event;
 pub mod fanout;
+pub mod fault;
 pub mod id;
 pub mod io;
 pub mod job;
