@@ -182,7 +182,9 @@ mod armed {
 
     /// Why a fault cannot be armed.
     #[derive(Debug, thiserror::Error)]
-    #[error("{spec:?} is no fault: {cause}; write NAME=panic|abort|error|sleep:MS, then @HIT or @HIT+ if not at the first")]
+    #[error(
+        "{spec:?} is no fault: {cause}; write NAME=panic|abort|error|sleep:MS, then @HIT or @HIT+ if not at the first"
+    )]
     pub struct FaultSpecError {
         spec: String,
         cause: String,
