@@ -21,6 +21,7 @@ use pile::{Bounds, Pile};
 use roaring::RoaringBitmap;
 use saltern_store::StoreError;
 use saltern_store::command::{Command, JobCommand, MineCommand, Refused, Reply};
+use saltern_wire::fault_point;
 use saltern_wire::job::{Recorded, ReturnPart};
 use saltern_wire::limits::{RETURN_BATCH_BYTES_MAX, RETURNS_PER_ENTRY_MAX};
 use saltern_wire::mine::MineReport;
@@ -190,11 +191,15 @@ impl Kind for Returns {
         part.body.len() + ITEM_OVERHEAD_BYTES
     }
 
+    /// Called right before a batch is proposed.
     fn command(returns: Vec<Self::Item>) -> Command {
+        fault_point!("return.commit.before");
         Command::Job(JobCommand::Record { returns })
     }
 
+    /// Called once a batch is committed, before anybody hears of it.
     fn verdicts(reply: Reply, items: usize) -> Option<Vec<Recorded>> {
+        fault_point!("return.commit.after");
         match reply {
             Reply::Recorded(verdicts) if verdicts.len() == items => Some(verdicts),
             Reply::Recorded(_)

@@ -25,6 +25,7 @@ use saltern_store::{AppliedEntry, StoreError};
 use saltern_wire::crypto::Signed;
 use saltern_wire::crypto::seal::SealError;
 use saltern_wire::fanout::{Beacon, Broadcast, Offer};
+use saltern_wire::fault_point;
 use saltern_wire::io::{Clock, Io};
 use saltern_wire::job::Job;
 use saltern_wire::key::{KeyRecord, KeyState};
@@ -221,6 +222,7 @@ impl Publishing {
         self.ledger.open(jid, waiting.clone(), opened, job.expires(), now);
         self.newest_job = self.newest_job.max(Some(jid));
         let Some(offer) = self.offer_of(signed, &job) else { return };
+        fault_point!("publish.before");
         let here = self.sessions.roster().targeted(&waiting);
         let attached = self.sessions.roster().counts().accepted;
         let road = road(u64::try_from(here.len()).unwrap_or(u64::MAX), attached);
@@ -232,6 +234,7 @@ impl Publishing {
                 mailbox.offer(Arc::clone(&message));
             }
         }
+        fault_point!("publish.after");
     }
 
     /// The job as it is offered now; `None` if its time is over.

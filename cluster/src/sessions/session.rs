@@ -23,8 +23,9 @@ use futures::{FutureExt, StreamExt};
 use saltern_pubsub::serve::{ServedReceiver, ServedSender, ServedSession};
 use saltern_store::command::{Command, KeyCommand};
 use saltern_wire::crypto::PublicKey;
+use saltern_wire::fault_point;
 use saltern_wire::io::Address;
-use saltern_wire::session::{Attach, Call, Grant, Refusal, Standing, ToMaster, ToMinion};
+use saltern_wire::session::{Answer, Attach, Call, Grant, Refusal, Standing, ToMaster, ToMinion};
 use saltern_wire::{LogicalTime, MinionId, Ordinal};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,7 +124,11 @@ async fn write(mut sender: ServedSender, mut drain: mpsc::Receiver<Arc<ToMinion>
         };
         let Some(message) = message else { break };
         match tokio::time::timeout(SEND_WITHIN, sender.send(&message)).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => {
+                if let ToMinion::Reply { result: Ok(Answer::Recorded(_)), .. } = &*message {
+                    fault_point!("return.acknowledge.after");
+                }
+            }
             Ok(Err(saltern_pubsub::channel::SessionError::Large { len, max, .. })) => {
                 tracing::error!(peer = sender.peer(), len, max, "a message is too long for a session and was not sent");
             }
