@@ -13,6 +13,7 @@
 
 use crate::ledger::{Entry, Ledger};
 use saltern_wire::codec::{Encoded, decode, encode};
+use saltern_wire::fault_point;
 use saltern_wire::io::Disk;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -95,6 +96,16 @@ impl Journal {
 
     /// Writes `entries`, which `ledger` holds already, and returns when they are on disk.
     pub fn append(&mut self, entries: &[Entry], ledger: &Ledger) -> Result<(), JournalError> {
+        fault_point!("journal.append.before", cause => {
+            self.suspect = true;
+            return Err(JournalError { path: self.path.clone(), source: std::io::Error::other(cause) });
+        });
+        self.write(entries, ledger)?;
+        fault_point!("journal.append.after");
+        Ok(())
+    }
+
+    fn write(&mut self, entries: &[Entry], ledger: &Ledger) -> Result<(), JournalError> {
         if self.suspect || self.is_long(ledger) {
             return self.rewrite(ledger);
         }

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    saltern_wire::fault::start();
     saltern_minion::cli::main(std::env::args_os())
 }

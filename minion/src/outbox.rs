@@ -9,6 +9,7 @@
 //! masters refuse for good, or what the disk has damaged, is renamed aside for people, never deleted.
 
 use saltern_wire::codec::{decode, encode};
+use saltern_wire::fault_point;
 use saltern_wire::io::Disk;
 use saltern_wire::job::{Outcome, OutcomeKind, ReturnPart};
 use saltern_wire::limits::RETURN_BYTES_MAX;
@@ -40,7 +41,14 @@ pub fn write(disk: &dyn Disk, folder: &Path, jid: JobId, outcome: &Outcome) -> R
     let mut bytes = blake3::hash(&body).as_bytes().to_vec();
     bytes.extend_from_slice(&body);
     let path = folder.join(jid.to_string());
-    disk.replace(&path, &bytes).map_err(|source| OutboxError { path, source })
+    let mut before_rename = || {
+        fault_point!("outbox.rename.before", cause => return Err(std::io::Error::other(cause)));
+        Ok(())
+    };
+    let written = disk.replace_after(&path, &bytes, &mut before_rename);
+    written.map_err(|source| OutboxError { path, source })?;
+    fault_point!("outbox.rename.after");
+    Ok(())
 }
 
 /// What is returned instead of a return that is too large.

@@ -16,6 +16,7 @@ use crate::{grains, outbox};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use saltern_wire::fault_point;
 use saltern_wire::io::Clock;
 use saltern_wire::limits::JOB_BYTES_MAX;
 use saltern_wire::{JobId, Map, decode, encode};
@@ -172,11 +173,13 @@ pub async fn supervise(folder: Folder, clock: Arc<dyn Clock>) -> Result<(), Supe
         clock,
         output_bytes_max: usize::try_from(work.output_bytes_max).unwrap_or(usize::MAX),
     };
+    fault_point!("job.run.before");
     let outcome = tokio::select! {
         biased;
         _ = term.recv() => killed(&work.function),
         outcome = modules::run(context, work.invocation()) => outcome,
     };
+    fault_point!("job.run.after");
     outbox::write(folder.disk().as_ref(), &folder.outbox(), jid, &outcome)?;
     drop(lock);
     Ok(())

@@ -57,11 +57,16 @@ impl Disk for SystemDisk {
     }
 
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        self.replace_after(path, bytes, &mut || Ok(()))
+    }
+
+    fn replace_after(&self, path: &Path, bytes: &[u8], before_rename: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let temporary = temporary(path);
         let mut options = OpenOptions::new();
         let mut file =
             options.write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(at(&temporary))?;
         file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(&temporary))?;
+        before_rename()?;
         std::fs::rename(&temporary, path).map_err(at(path))?;
         sync_folder(folder_of(path))
     }

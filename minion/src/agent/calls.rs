@@ -8,6 +8,7 @@ use super::inside::Failed;
 use crate::attach::jittered;
 use crate::delivery::Flight;
 use saltern_wire::JobId;
+use saltern_wire::fault_point;
 use saltern_wire::io::draw;
 use saltern_wire::mine::{MineEntry, MineReport, MineStamp};
 use saltern_wire::session::{Answer, Call, Refusal, Standing, ToMaster};
@@ -115,6 +116,7 @@ impl Core {
                 read.inspect_err(|error| tracing::error!(%jid, %error, "an outcome cannot be read")).ok()
             };
             let Some((parts, flight)) = delivery.next_call(load) else { break };
+            fault_point!("outbox.send.before");
             messages.push(self.call(Call::Return(parts), Purpose::Return(flight), now));
         }
         if self.calls.has(|purpose| matches!(purpose, Purpose::Mine(_))) == 0
@@ -216,7 +218,10 @@ impl Core {
 
     fn handle_answer(&mut self, purpose: Purpose, answer: Answer) {
         match (purpose, answer) {
-            (Purpose::Accept(jids), Answer::Done) => self.to_accept.retain(|jid| !jids.contains(jid)),
+            (Purpose::Accept(jids), Answer::Done) => {
+                self.to_accept.retain(|jid| !jids.contains(jid));
+                fault_point!("job.accept.after");
+            }
             (Purpose::Return(flight), Answer::Recorded(verdicts)) => {
                 let settled = self.delivery.handle_recorded(&flight, &verdicts);
                 self.settle(settled);

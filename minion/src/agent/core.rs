@@ -16,7 +16,7 @@ use crate::folder::Folder;
 use crate::journal::{Health, Journal};
 use crate::ledger::{Entry, Known};
 use crate::modules::{self, Context, Invocation};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, OutboxError};
 use crate::rules::{Action, Room, Rules, interrupted};
 use crate::trust::Trust;
 use futures::FutureExt;
@@ -24,6 +24,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use saltern_wire::JobId;
 use saltern_wire::crypto::Identity;
+use saltern_wire::fault_point;
 use saltern_wire::io::Io;
 use saltern_wire::job::{Job, Outcome, OutcomeKind, Recorded, ReturnPart};
 use saltern_wire::session::Standing;
@@ -229,8 +230,16 @@ impl Core {
                         return;
                     }
                 }
-                Action::Start(job) => self.start(&job),
-                Action::Inside(job) => self.start_inside(&job),
+                Action::Start(job) => {
+                    fault_point!("job.start.before");
+                    self.start(&job);
+                    fault_point!("job.start.after");
+                }
+                Action::Inside(job) => {
+                    fault_point!("job.start.before");
+                    self.start_inside(&job);
+                    fault_point!("job.start.after");
+                }
                 Action::RunPure(job) => self.run_pure(&job),
                 Action::Accept(jid) => drop(self.to_accept.insert(jid)),
                 Action::Answer(jid, outcome) => {
@@ -397,7 +406,7 @@ impl Core {
             let (jid, result) = match settled {
                 Settled::Done(jid, source, verdict) => {
                     note_verdict(jid, verdict);
-                    (jid, if source == Source::Disk { self.outbox.remove(jid) } else { Ok(()) })
+                    (jid, if source == Source::Disk { self.remove_outcome(jid) } else { Ok(()) })
                 }
                 Settled::Invalid(jid, source, reason) => {
                     tracing::error!(%jid, reason, "the masters refuse an outcome; it is kept aside");
@@ -415,6 +424,13 @@ impl Core {
                 tracing::warn!(%jid, %error, "the marks of a job stay");
             }
         }
+    }
+
+    fn remove_outcome(&mut self, jid: JobId) -> Result<(), OutboxError> {
+        fault_point!("outbox.remove.before");
+        self.outbox.remove(jid)?;
+        fault_point!("outbox.remove.after");
+        Ok(())
     }
 
     /// Does what is due by the clock.

@@ -51,6 +51,17 @@ pub trait Disk: Send + Sync + 'static {
     fn read(&self, path: &Path, bytes_max: u64) -> std::io::Result<Option<Vec<u8>>>;
     /// Puts `bytes` in place of the file: temporary name, fsync, rename, fsync of the folder. Mode 0600.
     fn replace(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()>;
+    /// As [`Disk::replace`], and calls `before_rename` once `bytes` are synced under their temporary name, where there is
+    /// such a moment, or else before everything. Its error leaves the file as it was.
+    fn replace_after(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        before_rename: &mut dyn FnMut() -> std::io::Result<()>,
+    ) -> std::io::Result<()> {
+        before_rename()?;
+        self.replace(path, bytes)
+    }
     /// Appends `bytes` to the file, creating it if need be, and returns after fdatasync (and, on creation, the folder's).
     fn append(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()>;
     /// Removes the file if it exists and fsyncs its folder.
