@@ -5,6 +5,9 @@ use saltern_cluster::program::{Arguments, main_of};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    saltern_wire::fault::start();
+    // Before anything is opened: the gates' limits follow from it. What the system refuses leaves the limit as it was.
+    let descriptors = saltern_pubsub::zmq::raise_descriptor_limit();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -13,6 +16,9 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 64 } else { 0 });
         }
     };
+    if let Err(error) = descriptors {
+        eprintln!("saltern-master: the limit of file descriptors stays as it is: {error}");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
