@@ -19,7 +19,7 @@ use crate::index::Index;
 use crate::kv::{Direction, Engine, Kv, Span, Table};
 use crate::machine::{self, Tx};
 use crate::overlay::Overlay;
-use saltern_wire::{LogicalTime, Revision};
+use saltern_wire::{LogicalTime, Revision, fault_point};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -99,6 +99,7 @@ impl State {
     /// Applies entries that follow the last applied one, in order and without a gap. An error means that this replica has
     /// to stop; nothing of the call is on the disk then.
     pub fn apply(&self, items: &[Item]) -> Result<Vec<AppliedEntry>, StoreError> {
+        fault_point!("apply.before");
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         if live.broken {
             return Err(StoreError::Broken);
@@ -114,6 +115,7 @@ impl State {
         machine::finish(&mut tx);
         let batch = tx.over.into_batch();
         kv.write(batch)?;
+        fault_point!("apply.after");
         live.broken = false;
         Ok(done)
     }
@@ -183,7 +185,11 @@ impl State {
             return Err(StoreError::corrupt("the snapshot to be installed", cause));
         }
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        fault_point!("snapshot.install.before", cause => {
+            return Err(StoreError::Engine { doing: "installing a snapshot", path: folder, cause });
+        });
         self.engine.replace_file(&self.dir.join(CURRENT), folder_name(number).as_bytes())?;
+        fault_point!("snapshot.install.after");
         let old = std::mem::replace(&mut *live, next);
         drop(live);
         let folder = self.dir.join(folder_name(old.number));

@@ -5,6 +5,7 @@ use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use saltern_store::Log;
 use saltern_store::log::Done;
+use saltern_wire::fault_point;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
@@ -90,7 +91,10 @@ impl RaftLogStorage<Types> for RaftLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        synced(|done| self.log.save_vote(pack(vote), done)).await
+        fault_point!("vote.save.before");
+        synced(|done| self.log.save_vote(pack(vote), done)).await?;
+        fault_point!("vote.save.after");
+        Ok(())
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {

@@ -5,7 +5,8 @@ use crate::error::StoreError;
 use crate::frame;
 use crate::kv::{Batch, Kv, Table};
 use crate::table;
-use std::path::Path;
+use saltern_wire::fault_point;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -57,6 +58,7 @@ impl<E> Queue<E> {
 
 struct Shared<E> {
     kv: Arc<dyn Kv>,
+    dir: PathBuf,
     queue: Mutex<Queue<E>>,
     wake: Condvar,
 }
@@ -70,7 +72,7 @@ pub(super) struct Writer<E: LogEntry> {
 impl<E: LogEntry> Writer<E> {
     pub(super) fn start(kv: Arc<dyn Kv>, dir: &Path, tail: Tail<E>, flush: FlushBy) -> Result<Arc<Self>, StoreError> {
         let queue = Queue { tail, syncs: 0, waiting: Vec::new(), number: 0, closing: false };
-        let shared = Arc::new(Shared { kv, queue: Mutex::new(queue), wake: Condvar::new() });
+        let shared = Arc::new(Shared { kv, dir: dir.into(), queue: Mutex::new(queue), wake: Condvar::new() });
         let thread = match flush {
             FlushBy::Caller => None,
             FlushBy::Thread => {
@@ -139,7 +141,7 @@ impl<E: LogEntry> Shared<E> {
             };
             if let Err(error) = self.write(group) {
                 // What is on the disk now, nobody knows: acknowledging anything more could lose it.
-                tracing::error!(%error, "the log cannot be written, aborting");
+                tracing::error!(%error, dir = %self.dir.display(), "the log cannot be written, aborting");
                 std::process::abort();
             }
         }
@@ -155,8 +157,7 @@ impl<E: LogEntry> Shared<E> {
             add(&mut batch, queued.op);
             callbacks.extend(queued.done);
         }
-        let written = self.kv.write(batch).and_then(|()| if synced { self.kv.sync() } else { Ok(()) });
-        if let Err(error) = written {
+        if let Err(error) = self.put_down(batch, synced) {
             let text = error.to_string();
             callbacks.into_iter().for_each(|done| done(Err(std::io::Error::other(text.clone()))));
             return Err(error);
@@ -167,6 +168,23 @@ impl<E: LogEntry> Shared<E> {
             queue.tail.evict(number);
         }
         callbacks.into_iter().for_each(|done| done(Ok(())));
+        Ok(())
+    }
+
+    /// Writes one group and, if any of it asks for that, waits for the disk.
+    fn put_down(&self, batch: Batch, synced: bool) -> Result<(), StoreError> {
+        fault_point!("log.append.before", cause => {
+            return Err(StoreError::Engine { doing: "writing", path: self.dir.clone(), cause });
+        });
+        self.kv.write(batch)?;
+        fault_point!("log.append.after");
+        if synced {
+            fault_point!("log.sync.before", cause => {
+                return Err(StoreError::Engine { doing: "syncing", path: self.dir.clone(), cause });
+            });
+            self.kv.sync()?;
+            fault_point!("log.sync.after");
+        }
         Ok(())
     }
 }

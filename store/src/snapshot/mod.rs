@@ -21,6 +21,7 @@ pub use receive::{MissingPiece, Receiving};
 use crate::error::StoreError;
 use crate::kv::Engine;
 use crate::state::{Standing, State};
+use saltern_wire::fault_point;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -150,7 +151,11 @@ impl Snapshots {
     fn adopt(&self, folder: &Path, manifest: Manifest) -> Result<Snapshot, StoreError> {
         let home = self.path(&manifest.id);
         self.engine().remove(&home)?;
+        fault_point!("snapshot.rename.before", cause => {
+            return Err(StoreError::Engine { doing: "naming a snapshot", path: home, cause });
+        });
         self.engine().rename(folder, &home)?;
+        fault_point!("snapshot.rename.after");
         let bytes = manifest.encode();
         self.engine().replace_file(&self.path(&format!("{}{MANIFEST}", manifest.id)), &bytes)?;
         let snapshot = Snapshot { manifest };

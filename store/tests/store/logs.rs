@@ -1,41 +1,14 @@
 //! The log: order, groups, reopening, truncation, purging, corruption.
 
+use crate::entry::{Entry, entries, entry};
 use crate::world::Bench;
 use saltern_store::kv::memory::MemoryEngine;
 use saltern_store::kv::{Batch, Direction, Engine, Span, Table};
 use saltern_store::log::Done;
-use saltern_store::{FlushBy, Log, LogEntry, StoreError};
+use saltern_store::{FlushBy, Log, StoreError};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
-
-#[derive(Debug, Clone, PartialEq)]
-struct Entry {
-    index: u64,
-    text: String,
-}
-
-impl LogEntry for Entry {
-    fn index(&self) -> u64 {
-        self.index
-    }
-    fn encode(&self) -> Vec<u8> {
-        [&self.index.to_be_bytes(), self.text.as_bytes()].concat()
-    }
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let (index, text) = bytes.split_first_chunk::<8>().ok_or("no index")?;
-        let text = String::from_utf8(text.to_vec()).map_err(|error| error.to_string())?;
-        Ok(Self { index: u64::from_be_bytes(*index), text })
-    }
-}
-
-fn entry(index: u64) -> Entry {
-    Entry { index, text: format!("entry {index}") }
-}
-
-fn entries(range: std::ops::RangeInclusive<u64>) -> Vec<Entry> {
-    range.map(entry).collect()
-}
 
 /// Callbacks that report their number, and where they report it.
 fn reports() -> (impl Fn(u64) -> Done, Receiver<u64>) {

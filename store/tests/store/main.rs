@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod crashes;
+mod entry;
 mod fixtures;
 mod kv;
 mod laws;
