@@ -1,9 +1,13 @@
 //! Whole clusters of real processes, as tests want them: brought up in a folder of their own, with the words of a test.
 //!
 //! The processes are `ops`' [`Fleet`](saltern_ops::fleet::Fleet); this module adds what a test asks of them. Every wait is for a
-//! condition and has a deadline; every process dies with its [`World`].
+//! condition and has a deadline; every process dies with its [`World`]. Every process listens for faults
+//! ([`faults`]).
+
+pub mod faults;
 
 use anyhow::Context;
+use faults::Control;
 use saltern_ops::fleet::Plan;
 use saltern_ops::fleet::bring_up::Cluster;
 use saltern_ops::fleet::burst::{Burst, Tally};
@@ -90,6 +94,16 @@ impl World {
         Ok(self.cluster.fleet.start_master(number)?)
     }
 
+    /// The faults of a running master.
+    pub fn faults_of_master(&self, number: usize) -> Control {
+        Control::of(&self.cluster.fleet.masters[number].folder)
+    }
+
+    /// The faults of a running minion, and of the supervisors that it starts.
+    pub fn faults_of_minion(&self, number: usize) -> Control {
+        Control::of(&self.cluster.fleet.minions[number].folder)
+    }
+
     /// A burst whose marks stand in a folder of this world.
     pub fn burst(&self, name: &str, seconds: f64) -> anyhow::Result<Burst> {
         Ok(Burst::new(&self.folder.path().join(name), seconds)?)
@@ -133,6 +147,7 @@ fn plan(wish: &Wish, folder: &Path) -> Plan {
         folder: folder.to_path_buf(),
         master_extra: wish.master_extra.clone(),
         minion_extra: wish.minion_extra.clone(),
+        environment: faults::environment(),
     }
 }
 

@@ -47,14 +47,7 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("saltern-bench-").tempdir()?;
     let clock = SystemClock::new();
     let put = |figure: Figure| figure.print(arguments.output);
-    let plan = Plan {
-        masters: 3,
-        minions: MINIONS,
-        regions: Vec::new(),
-        folder: folder.path().to_path_buf(),
-        master_extra: String::new(),
-        minion_extra: String::new(),
-    };
+    let plan = Plan { masters: 3, minions: MINIONS, folder: folder.path().to_path_buf(), ..Plan::default() };
     let started = clock.monotonic();
     let mut cluster = Cluster::bring_up(plan, &mut |what| eprintln!("… {what}")).await?;
     put(Figure::seconds("cluster_up_s", clock.monotonic().saturating_sub(started)));

@@ -125,8 +125,8 @@ async fn show(
         minions: usize::from(arguments.minions),
         regions: arguments.regions.clone(),
         folder: folder.to_path_buf(),
-        master_extra: String::new(),
         minion_extra: "mine_functions:\n  network.ip_addrs: []\n".into(),
+        ..Plan::default()
     };
     voice.say(&format!("A cluster of {} masters and {} minions, in {}", plan.masters, plan.minions, folder.display()));
     let mut cluster = Cluster::bring_up(plan, &mut |what| voice.wait(what)).await?;

@@ -163,6 +163,33 @@ impl Cluster {
         Ok(())
     }
 
+    /// Waits until one master that was started serves again: it has a quorum, and has caught up as far as a majority
+    /// confirms. Fails at once if it has ended; other members may be down.
+    pub async fn wait_for_serving(&mut self, number: usize, within: Duration) -> Result<ClusterStatus, UpError> {
+        let name = self.fleet.masters[number].name.clone();
+        let mut seen = String::from("nothing");
+        let look = async {
+            loop {
+                let process = self.fleet.masters[number].process.as_mut();
+                match process.map(|process| process.ended()) {
+                    None => return Err(UpError::Ended(format!("{name} is not started"))),
+                    Some(Some(ended)) => return Err(UpError::Ended(ended)),
+                    Some(None) => {}
+                }
+                match self.client(number).get::<ClusterStatus>("/v1/cluster/status", "consistent=true").await {
+                    Ok(answer) if answer.value.quorum && answer.stale_ms.is_none() => return Ok(answer.value),
+                    Ok(answer) => seen = format!("{:?}", answer.value),
+                    Err(error) => seen = error.to_string(),
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        match tokio::time::timeout(within, look).await {
+            Ok(found) => found,
+            Err(_) => Err(UpError::Waited { what: format!("{name} to serve"), seconds: within.as_secs(), seen }),
+        }
+    }
+
     /// Waits until one master counts `count` connected minions.
     pub async fn wait_for_connected(&mut self, number: usize, count: usize) -> Result<(), UpError> {
         let what = format!("{count} minions to be connected");

@@ -5,6 +5,8 @@
 //!   folder/minion-1/{minion.yaml, data/, log}
 //! ```
 //!
+//! Every member has an environment of its own ([`Master::environment`], [`Minion::environment`]), which its next start takes.
+//!
 //! Every process belongs to the [`Fleet`] that started it and is killed when it is dropped. Each master has an address of its
 //! own out of 127.0.0.0/8, so that any of them can be reached, cut off and named separately.
 //!
@@ -20,6 +22,7 @@ pub mod process;
 use binaries::Binaries;
 use ports::Ports;
 use process::{Process, ProcessError};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -28,8 +31,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Fleets that this process has laid out.
 static FLEETS: AtomicU32 = AtomicU32::new(0);
 
+/// What stands for a member's own folder in [`Plan::environment`].
+pub const FOLDER_PLACEHOLDER: &str = "{folder}";
+
+/// Environment variables of a member, by name.
+pub type Environment = BTreeMap<String, String>;
+
 /// What a fleet looks like.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// Masters, at least one.
     pub masters: usize,
@@ -43,6 +52,17 @@ pub struct Plan {
     pub master_extra: String,
     /// Lines for every minion's configuration.
     pub minion_extra: String,
+    /// Environment variables of every member; [`FOLDER_PLACEHOLDER`] in a value becomes the member's folder.
+    pub environment: Environment,
+}
+
+impl Plan {
+    /// The environment that a member in `folder` begins with.
+    fn environment_of(&self, folder: &Path) -> Environment {
+        let folder = folder.display().to_string();
+        let own = |(name, value): (&String, &String)| (name.clone(), value.replace(FOLDER_PLACEHOLDER, &folder));
+        self.environment.iter().map(own).collect()
+    }
 }
 
 /// Why a fleet cannot go on. Messages name the process and its log.
@@ -78,6 +98,8 @@ pub struct Master {
     pub folder: PathBuf,
     /// Its region label.
     pub region: String,
+    /// Environment variables for its next start.
+    pub environment: Environment,
     /// The process, while it is meant to run.
     pub process: Option<Process>,
 }
@@ -86,6 +108,11 @@ impl Master {
     /// Its configuration file.
     pub fn config(&self) -> PathBuf {
         self.folder.join("master.yaml")
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
     }
 
     /// The unix socket of its API.
@@ -101,8 +128,22 @@ pub struct Minion {
     pub id: String,
     /// Its folder.
     pub folder: PathBuf,
+    /// Environment variables for its next start.
+    pub environment: Environment,
     /// The process, while it is meant to run.
     pub process: Option<Process>,
+}
+
+impl Minion {
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("minion.yaml")
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
 }
 
 /// Processes and where they live.
@@ -128,12 +169,14 @@ impl Fleet {
             let name = format!("master-{number}");
             let folder = plan.folder.join(&name);
             let region = regions[(number - 1) % regions.len()].clone();
-            Master { name, address: ports::host_of(network, number), folder, region, process: None }
+            let environment = plan.environment_of(&folder);
+            Master { name, address: ports::host_of(network, number), folder, region, environment, process: None }
         });
         let minions = (1..=plan.minions).map(|number| {
             let id = format!("minion-{number}");
             let folder = plan.folder.join(&id);
-            Minion { id, folder, process: None }
+            let environment = plan.environment_of(&folder);
+            Minion { id, folder, environment, process: None }
         });
         let (masters, minions) = (masters.collect(), minions.collect());
         let fleet = Self { binaries, ports, masters, minions, plan };
@@ -153,7 +196,7 @@ impl Fleet {
                 self.ports.session,
                 self.ports.mesh,
                 self.ports.api,
-                master.folder.join("data").display(),
+                master.data().display(),
                 master.socket().display(),
                 master.region,
                 master.name,
@@ -189,7 +232,9 @@ impl Fleet {
     pub fn start_master(&mut self, number: usize) -> Result<(), FleetError> {
         let master = &mut self.masters[number];
         let arguments = ["run".into(), "-c".into(), master.config().display().to_string()];
-        master.process = Some(Process::start(&master.name, &self.binaries.master, &arguments, &master.folder)?);
+        let program = &self.binaries.master;
+        let process = Process::start(&master.name, program, &arguments, &master.folder, &master.environment)?;
+        master.process = Some(process);
         Ok(())
     }
 
@@ -202,17 +247,19 @@ impl Fleet {
             let master = &self.masters[(number + step) % self.masters.len()];
             let _ = writeln!(text, "  - {}:{}", master.address, self.ports.session);
         }
-        let data = minion.folder.join("data");
+        let data = minion.data();
         let _ =
             write!(text, "ca_fingerprint: {ca_fingerprint}\ndata_dir: {}\n{}", data.display(), self.plan.minion_extra);
-        write(&minion.folder.join("minion.yaml"), &text)
+        write(&minion.config(), &text)
     }
 
     /// Starts a minion whose configuration was written.
     pub fn start_minion(&mut self, number: usize) -> Result<(), FleetError> {
         let minion = &mut self.minions[number];
-        let arguments = ["run".into(), "-c".into(), minion.folder.join("minion.yaml").display().to_string()];
-        minion.process = Some(Process::start(&minion.id, &self.binaries.minion, &arguments, &minion.folder)?);
+        let arguments = ["run".into(), "-c".into(), minion.config().display().to_string()];
+        let program = &self.binaries.minion;
+        let process = Process::start(&minion.id, program, &arguments, &minion.folder, &minion.environment)?;
+        minion.process = Some(process);
         Ok(())
     }
 

@@ -1,9 +1,12 @@
 //! One process of ours: started, watched, killed, frozen. It ends when its owner is dropped.
 
+use crate::fleet::Environment;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 /// Environment variable in which every process of a fleet finds its own name, and hands it on to what it starts.
 pub const MEMBER_VARIABLE: &str = "SALTERN_FLEET_MEMBER";
@@ -13,6 +16,9 @@ pub const FOLDER_VARIABLE: &str = "SALTERN_FLEET_FOLDER";
 
 /// Bytes of a log's end that an error shows.
 const LOG_TAIL_BYTES: usize = 2_000;
+
+/// Pause between two looks at whether a process has ended.
+const POLL: Duration = Duration::from_millis(5);
 
 /// What can go wrong with a process.
 #[derive(Debug, thiserror::Error)]
@@ -43,22 +49,41 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    /// Where in the log its own part begins, in bytes: an earlier life wrote what is before.
+    log_from: u64,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// Its exit status: a code or a signal.
+    pub status: ExitStatus,
+    /// The last lines that it wrote in this life, oldest first.
+    pub said: Vec<String>,
 }
 
 impl Process {
-    /// Starts `program`; what it prints is appended to `folder/log`.
-    pub fn start(name: &str, program: &Path, arguments: &[String], folder: &Path) -> Result<Self, ProcessError> {
+    /// Starts `program` with `environment` beside what this process has; what it prints is appended to `folder/log`.
+    pub fn start(
+        name: &str,
+        program: &Path,
+        arguments: &[String],
+        folder: &Path,
+        environment: &Environment,
+    ) -> Result<Self, ProcessError> {
         let log = folder.join("log");
         let start = || {
             let out = File::options().create(true).append(true).open(&log)?;
+            let log_from = out.metadata()?.len();
             let err = out.try_clone()?;
             let mut command = Command::new(program);
-            command.args(arguments).env(MEMBER_VARIABLE, name).env(FOLDER_VARIABLE, folder);
-            command.stdin(Stdio::null()).stdout(out).stderr(err).spawn()
+            command.args(arguments).envs(environment).env(MEMBER_VARIABLE, name).env(FOLDER_VARIABLE, folder);
+            let child = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn()?;
+            Ok((child, log_from))
         };
-        let child =
+        let (child, log_from) =
             start().map_err(|source| ProcessError::Start { name: name.into(), program: program.into(), source })?;
-        Ok(Self { name: name.into(), child, log })
+        Ok(Self { name: name.into(), child, log, log_from })
     }
 
     /// Its process id.
@@ -110,6 +135,39 @@ impl Process {
         Some(format!("{} ended ({status}); the end of {}:\n{}", self.name, self.log.display(), tail(&self.log)))
     }
 
+    /// How it ended, if it has ended: by itself, or by a signal from outside.
+    pub fn ending(&mut self) -> Option<Ending> {
+        let status = self.child.try_wait().ok().flatten()?;
+        Some(Ending { status, said: last_lines(&self.said()) })
+    }
+
+    /// Waits until it has ended, at most `within`.
+    pub async fn wait(&mut self, within: Duration) -> Option<Ending> {
+        let ended = async {
+            loop {
+                if let Some(ending) = self.ending() {
+                    return ending;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(within, ended).await.ok()
+    }
+
+    /// What it and the processes that it started wrote in this life. Text that is not UTF-8 is shown with replacements.
+    pub fn said(&self) -> String {
+        let mut bytes = Vec::new();
+        let read = File::open(&self.log).and_then(|mut log| {
+            log.seek(SeekFrom::Start(self.log_from))?;
+            log.read_to_end(&mut bytes)
+        });
+        // A log that cannot be read says nothing.
+        if read.is_err() {
+            bytes.clear();
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Resident memory in KiB, shared pages counted in part (PSS).
     pub fn memory_kib(&self) -> Option<u64> {
         let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.id())).ok()?;
@@ -122,6 +180,13 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+fn last_lines(text: &str) -> Vec<String> {
+    /// As many as tell what went wrong; a panic's message takes two or three.
+    const LINES: usize = 8;
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(LINES)..].iter().map(|line| (*line).to_owned()).collect()
 }
 
 fn tail(path: &Path) -> String {

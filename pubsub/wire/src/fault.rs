@@ -8,6 +8,9 @@
 //!   SALTERN_FAULT_SOCKET=/path    a unix socket that takes lines: `arm SPEC`, `clear`, `list`
 //! ```
 //!
+//! Supervisors have no socket of their own: each takes what is due from its minion's when it starts. A fault of theirs counts
+//! supervisors, so `job.run.before=abort@3` happens in the third one from now on.
+//!
 //! **Invariants.** Without the feature `faults` the macro is nothing at all, and there is no code, no name and no socket.
 //! With it the program does not compile without debug assertions: no release can contain a fault point. Every name stands in
 //! [`POINTS`], which the compiler checks. An action fires once, at the hit that it names, or from that hit on (`@3+`).
@@ -147,7 +150,7 @@ pub use armed::{Action, Fault, FaultSpecError, arm, clear, hits, parse, pass, st
 
 #[cfg(feature = "faults")]
 mod armed {
-    use super::{POINTS, place_of};
+    use super::{POINTS, Program, place_of};
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -304,9 +307,11 @@ mod armed {
         });
     }
 
-    /// Serves the control socket. Supervisors inherit the environment of their minion, which has the socket already.
+    /// Serves the control socket; a supervisor, which inherits its minion's environment, asks there what is due. It must
+    /// not serve the socket even if its minion is dead: the next minion will.
     fn listen(path: &std::path::Path) {
-        if UnixStream::connect(path).is_ok() {
+        if std::env::args_os().nth(1).is_some_and(|argument| argument == "supervise") {
+            take(path).into_iter().for_each(arm);
             return;
         }
         // A process that was killed leaves its socket behind.
@@ -318,6 +323,31 @@ mod armed {
                 std::process::abort();
             }
         }
+    }
+
+    /// What is due in this supervisor. None if its minion is dead.
+    fn take(path: &std::path::Path) -> Vec<Fault> {
+        let Ok(mut minion) = UnixStream::connect(path) else { return Vec::new() };
+        let mut line = String::new();
+        if writeln!(minion, "take").is_err() || BufReader::new(minion).read_line(&mut line).is_err() {
+            return Vec::new();
+        }
+        line.trim().split(';').filter_map(|spec| parse(spec).ok()).collect()
+    }
+
+    /// The faults of supervisors that are due in the one that asks now.
+    fn hand_out() -> String {
+        let of_supervisors = |point: &&super::Point| point.program == Program::Supervisor;
+        let due = POINTS.iter().filter(of_supervisors).filter_map(|point| {
+            let action = match due(place_of(point.name)?)? {
+                Action::Panic => "panic".to_owned(),
+                Action::Abort => "abort".to_owned(),
+                Action::Error => "error".to_owned(),
+                Action::Sleep(pause) => format!("sleep:{}", pause.as_millis()),
+            };
+            Some(format!("{}={action}", point.name))
+        });
+        due.collect::<Vec<_>>().join(";")
     }
 
     /// Answers every line of one caller with one line: `ok`, hits by name, or what is wrong.
@@ -344,6 +374,7 @@ mod armed {
                 clear();
                 "ok".into()
             }
+            ("take", "") => hand_out(),
             ("list", "") => {
                 let rows = POINTS.iter().zip(hits()).map(|(point, hits)| format!("{}={hits}", point.name));
                 rows.collect::<Vec<_>>().join(" ")
@@ -388,6 +419,10 @@ mod armed {
             assert!(pass(place).is_ok());
             assert!(answer("list").contains("snapshot.rename.before=9"), "{}", answer("list"));
             assert!(answer("arm nothing").contains("no `=`"));
+            // A supervisor's fault counts those who ask for it.
+            assert_eq!(answer("arm job.run.after=sleep:70@2"), "ok");
+            let handed: Vec<_> = (0..3).map(|_| answer("take")).collect();
+            assert_eq!(handed, ["", "job.run.after=sleep:70", ""]);
         }
     }
 }
