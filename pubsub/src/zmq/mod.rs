@@ -16,6 +16,8 @@
 //! **Caveats.** A connection costs three file descriptors instead of one, and one more copy of its bytes each way.
 
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod gate;
 mod inner;
 mod publish;

@@ -8,9 +8,10 @@
 //!   crypto/{identity, handshake, seal}    who said it, and who may read it
 //!   io                                    the traits of the edges: clock, entropy, transport, disk
 //!   fault                                 named places at which tests make a process die; nothing in a release
+//!   fuzz                                  what fuzz targets share; only in tests
 //! ```
 //!
-//! **Invariants.** Nothing here (but [`fault`], in tests) performs I/O, starts a task, reads a clock or draws a random number: callers bring all of
+//! **Invariants.** Nothing here (but `fault` and `fuzz`, in tests) performs I/O, starts a task, reads a clock or draws a random number: callers bring all of
 //! that as arguments. Whatever parses bytes from outside bounds them by [`limits`] first and returns an error that names
 //! the offending value. A type whose name ends in `Id` is valid once it exists.
 //!
@@ -22,6 +23,8 @@ pub mod crypto;
 pub mod event;
 pub mod fanout;
 pub mod fault;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod id;
 pub mod io;
 pub mod job;
