@@ -26,7 +26,7 @@ use saltern_pubsub::publisher::Publisher;
 use saltern_pubsub::serve::MasterCredentials;
 use saltern_store::command::{Effect, Proposal};
 use saltern_store::kv::Engine;
-use saltern_store::{FlushBy, Log, Snapshots, State, StoreError};
+use saltern_store::{FlushBy, Soundness, StoreError, Stores};
 use saltern_wire::crypto::Signed;
 use saltern_wire::io::{Address, Io, TransportError};
 use saltern_wire::master::{Directory, Endpoints};
@@ -110,6 +110,7 @@ pub struct Node {
     pub credentials: Arc<Credentials>,
     /// The edges.
     pub io: Io,
+    soundness: Soundness,
     tasks: TaskTracker,
     stop: CancellationToken,
     core_stop: CancellationToken,
@@ -124,7 +125,7 @@ impl Node {
         founding: Option<Proposal>,
     ) -> Result<Self, StartError> {
         let (tasks, stop, core_stop) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let (group, service, mesh) = start_group(&config, &edges, &credentials, &tasks, &core_stop).await?;
+        let (group, service, mesh, soundness) = start_group(&config, &edges, &credentials, &tasks, &core_stop).await?;
         let Edges { io, .. } = edges;
         let truth = Truth::new(
             credentials.master,
@@ -168,12 +169,16 @@ impl Node {
         let jobs = Arc::new(Jobs::new(Arc::clone(&replica), &credentials));
         let watch = Watch::new(replica, presence.clone());
         tracing::info!(master = %credentials.master, name = credentials.name, "this master is running");
-        Ok(Self { truth, presence, sessions, jobs, watch, credentials, io, tasks, stop, core_stop })
+        Ok(Self { truth, presence, sessions, jobs, watch, credentials, io, soundness, tasks, stop, core_stop })
     }
 
-    /// Ends when this master can no longer run (its Raft core stopped), with the reason.
+    /// Ends when this master can no longer run, with the reason: its data turned out to be corrupt, a write failed, or its
+    /// Raft core stopped. The first two make the core stop as well and say more.
     pub async fn failed(&self) -> String {
         loop {
+            if let Some(cause) = self.soundness.cause().or_else(|| self.soundness.failure()) {
+                return cause;
+            }
             if let Some(cause) = self.truth.group().leader_state().stopped {
                 return cause;
             }
@@ -210,11 +215,10 @@ async fn start_group(
     credentials: &Credentials,
     tasks: &TaskTracker,
     stop: &CancellationToken,
-) -> Result<(Group, Arc<MasterService>, Arc<Mesh>), StartError> {
+) -> Result<(Group, Arc<MasterService>, Arc<Mesh>, Soundness), StartError> {
     let engine = Arc::clone(&edges.engine);
-    let log = Log::open(&*engine, &config.data_dir.join("log"), edges.flush)?;
-    let state = State::open(Arc::clone(&engine), &config.data_dir.join("state"))?;
-    let snapshots = Arc::new(Snapshots::open(engine, &config.data_dir.join("snapshots"))?);
+    let Stores { log, state, snapshots, soundness } = Stores::open(engine, &config.data_dir, edges.flush)?;
+    let snapshots = Arc::new(snapshots);
     let directory = newest_directory(state.directory(), credentials)?;
     let mesh = Mesh::new(Arc::clone(&edges.mesh));
     mesh.learn(&directory);
@@ -226,7 +230,7 @@ async fn start_group(
     service.admit(directory.masters.iter().map(|master| master.id).collect());
     let answering: Arc<dyn MeshService> = Arc::clone(&service) as Arc<dyn MeshService>;
     serve(&*edges.mesh, &config.bind.mesh, answering, tasks, stop.clone()).await?;
-    Ok((group, service, mesh))
+    Ok((group, service, mesh, soundness))
 }
 
 /// The truth's directory, or the one this master was founded or joined with while the truth is still empty.

@@ -10,7 +10,7 @@ use saltern_cluster::raft::{Group, GroupConfig, GroupError, LeaderState};
 use saltern_pubsub::clock::SystemClock;
 use saltern_store::command::{Command, Proposal};
 use saltern_store::kv::memory::MemoryEngine;
-use saltern_store::{FlushBy, Log, Snapshots, State};
+use saltern_store::{FlushBy, Log, Snapshots, Soundness, State};
 use saltern_wire::io::{Address, Link, TransportError};
 use saltern_wire::{LogicalTime, MasterId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,9 +129,9 @@ fn address(id: MasterId) -> Address {
 
 async fn member(id: MasterId, net: &Arc<Net>, tasks: &TaskTracker) -> Group {
     let engine = Arc::new(MemoryEngine::new());
-    let log = Log::open(&*engine, Path::new("/log"), FlushBy::Caller).expect("a new log");
-    let state = State::open(engine.clone(), Path::new("/state")).expect("a new state");
-    let snapshots = Arc::new(Snapshots::open(engine, Path::new("/snapshots")).expect("a new folder"));
+    let log = Log::open(&*engine, Path::new("/log"), FlushBy::Caller, Soundness::new()).expect("a new log");
+    let state = State::open(engine.clone(), Path::new("/state"), Soundness::new()).expect("a new state");
+    let snapshots = Arc::new(Snapshots::open(engine, Path::new("/snapshots"), Soundness::new()).expect("a new folder"));
     let machine = Machine::new(state, snapshots, DiskWork::InPlace);
     let transport = Arc::new(LocalMesh { id, net: Arc::clone(net) });
     let mesh = Mesh::new(transport.clone());

@@ -28,6 +28,14 @@ pub(crate) fn open(bytes: &[u8]) -> Result<&[u8], String> {
     Ok(body)
 }
 
+/// The checksum that stands in what [`seal`] wrote; zero for bytes that are too short to be such.
+pub(crate) fn checksum_of(sealed: &[u8]) -> u32 {
+    match sealed.split_first_chunk::<HEADER_BYTES>() {
+        Some((&[_, a, b, c, d], _)) => u32::from_be_bytes([a, b, c, d]),
+        None => 0,
+    }
+}
+
 fn checksum(version: u8, body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&[version]), body)
 }

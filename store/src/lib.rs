@@ -24,18 +24,23 @@
 
 pub mod command;
 pub mod error;
+pub mod folder;
 mod frame;
 mod index;
 pub mod kv;
 pub mod log;
 mod machine;
+mod mark;
 mod overlay;
 pub mod snapshot;
+mod sound;
 pub mod state;
 mod table;
 pub mod view;
 
 pub use error::StoreError;
+pub use folder::Stores;
 pub use log::{FlushBy, Log, LogEntry};
 pub use snapshot::{Manifest, Receiving, Snapshot, Snapshots};
+pub use sound::Soundness;
 pub use state::{AppliedEntry, Item, Payload, State};

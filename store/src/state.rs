@@ -1,7 +1,7 @@
 //! The truth on this machine: what applying the log up to [`State::position`] has made.
 //!
 //! ```text
-//!   <dir>/CURRENT          names the live folder
+//!   <dir>/CURRENT          names the live folder, with a checksum
 //!   <dir>/state-7/         the live instance
 //!   <dir>/state-8/         left over from an install that did not get to its end: removed at open
 //! ```
@@ -16,9 +16,11 @@
 use crate::command::{Applied, Effect, Proposal, Reply};
 use crate::error::StoreError;
 use crate::index::Index;
-use crate::kv::{Direction, Engine, Kv, Span, Table};
+use crate::kv::{Direction, Engine, Kind, Kv, Span, Table};
 use crate::machine::{self, Tx};
 use crate::overlay::Overlay;
+use crate::sound::Soundness;
+use crate::table;
 use saltern_wire::{LogicalTime, Revision, fault_point};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 const CURRENT: &str = "CURRENT";
 /// What folder names begin with; a number follows.
 const FOLDER: &str = "state-";
+/// The number of the folder that a state begins with.
+const FIRST: u64 = 1;
 
 /// One entry of the replicated log, ready to be applied.
 #[derive(Debug, Clone)]
@@ -71,6 +75,7 @@ pub struct State {
     engine: Arc<dyn Engine>,
     dir: PathBuf,
     live: RwLock<Live>,
+    soundness: Soundness,
 }
 
 /// What is swapped as a whole when a snapshot is installed.
@@ -83,17 +88,32 @@ pub(crate) struct Live {
 }
 
 impl State {
-    /// Opens (or makes) the state in `dir`, and removes what an interrupted install has left.
-    pub fn open(engine: Arc<dyn Engine>, dir: &Path) -> Result<Arc<Self>, StoreError> {
+    /// Opens (or makes) the state in `dir`, and removes what an interrupted install has left. What turns out to be corrupt,
+    /// now or later, is noted in `soundness`.
+    pub fn open(engine: Arc<dyn Engine>, dir: &Path, soundness: Soundness) -> Result<Arc<Self>, StoreError> {
+        let live = soundness.noted(Self::open_live(engine.as_ref(), dir))?;
+        Ok(Arc::new(Self { engine, dir: dir.to_path_buf(), live: RwLock::new(live), soundness }))
+    }
+
+    fn open_live(engine: &dyn Engine, dir: &Path) -> Result<Live, StoreError> {
         engine.make_folder(dir)?;
-        let number = current(engine.as_ref(), dir)?;
-        for name in engine.list(dir)? {
-            if name.starts_with(FOLDER) && name != folder_name(number) {
+        let number = match current(engine, dir)? {
+            Some(number) => number,
+            None => begin(engine, dir)?,
+        };
+        let folder = folder_name(number);
+        let names = engine.list(dir)?;
+        // Every engine leaves files in a folder that it has opened: without them, the state is gone.
+        if number > FIRST && !names.contains(&folder) {
+            return Err(StoreError::corrupt(format!("the state in {}", dir.display()), format!("{folder} is missing")));
+        }
+        let live = Live::open(engine, dir, number)?;
+        for name in names {
+            if name.starts_with(FOLDER) && name != folder {
                 engine.remove(&dir.join(name))?;
             }
         }
-        let live = Live::open(engine.as_ref(), dir, number)?;
-        Ok(Arc::new(Self { engine, dir: dir.to_path_buf(), live: RwLock::new(live) }))
+        Ok(live)
     }
 
     /// Applies entries that follow the last applied one, in order and without a gap. An error means that this replica has
@@ -101,20 +121,12 @@ impl State {
     pub fn apply(&self, items: &[Item]) -> Result<Vec<AppliedEntry>, StoreError> {
         fault_point!("apply.before");
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        if live.broken {
+        if live.broken || self.soundness.is_lost() {
             return Err(StoreError::Broken);
         }
         // Cleared at the end only: a panic in between leaves the state unusable, too.
         live.broken = true;
-        let Live { kv, index, .. } = &mut *live;
-        let mut tx = Tx::new(Overlay::new(kv.clone()), index);
-        let mut done = Vec::with_capacity(items.len());
-        for item in items {
-            done.push(apply_item(&mut tx, item)?);
-        }
-        machine::finish(&mut tx);
-        let batch = tx.over.into_batch();
-        kv.write(batch)?;
+        let done = live.apply(items).inspect_err(|error| self.soundness.doubt(error))?;
         fault_point!("apply.after");
         live.broken = false;
         Ok(done)
@@ -142,25 +154,13 @@ impl State {
 
     /// BLAKE3 over every row: equal on replicas that have applied the same entries. Reads everything: for tests and audits.
     pub fn digest(&self) -> Result<[u8; 32], StoreError> {
-        let live = self.live();
-        let mut hasher = blake3::Hasher::new();
-        for table in Table::OF_STATE {
-            hasher.update(table.name().as_bytes());
-            live.kv.visit(table, &Span::all(), Direction::Forward, &mut |key, value| {
-                for field in [key, value] {
-                    hasher.update(&(field.len() as u64).to_be_bytes());
-                    hasher.update(field);
-                }
-                ControlFlow::Continue(())
-            })?;
-        }
-        Ok(*hasher.finalize().as_bytes())
+        self.reading(|live| digest(live.kv.as_ref()))
     }
 
     /// Moves everything applied so far to the disk.
     pub fn flush(&self) -> Result<(), StoreError> {
         let kv = self.live().kv.clone();
-        kv.flush()
+        self.soundness.noted(kv.flush())
     }
 
     /// Puts a copy of the state into the folder `into`, and says where it stands. Applying waits for the last piece of it.
@@ -168,7 +168,7 @@ impl State {
         // Most of the work happens here, while entries are applied.
         self.flush()?;
         let live = self.live();
-        live.kv.checkpoint(into)?;
+        self.soundness.noted(live.kv.checkpoint(into))?;
         let Index { applied, position, membership, .. } = &live.index;
         Ok(Standing { applied: *applied, position: position.clone(), membership: membership.clone() })
     }
@@ -178,17 +178,17 @@ impl State {
         let number = self.live().number + 1;
         let folder = self.dir.join(folder_name(number));
         self.engine.clone_folder(from, &folder)?;
-        let next = Live::open(self.engine.as_ref(), &self.dir, number)?;
+        let next = self.soundness.noted(Live::open(self.engine.as_ref(), &self.dir, number))?;
         let found = next.standing();
         if found != *expected {
             let cause = format!("it stands at entry {}, its description says {}", found.applied, expected.applied);
-            return Err(StoreError::corrupt("the snapshot to be installed", cause));
+            return self.soundness.noted(Err(StoreError::corrupt("the snapshot to be installed", cause)));
         }
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         fault_point!("snapshot.install.before", cause => {
             return Err(StoreError::Engine { doing: "installing a snapshot", path: folder, cause });
         });
-        self.engine.replace_file(&self.dir.join(CURRENT), folder_name(number).as_bytes())?;
+        self.engine.replace_file(&self.dir.join(CURRENT), current_text(number).as_bytes())?;
         fault_point!("snapshot.install.after");
         let old = std::mem::replace(&mut *live, next);
         drop(live);
@@ -197,7 +197,15 @@ impl State {
         self.engine.remove(&folder)
     }
 
-    /// Shared access for the views.
+    /// Reads rows for a view. What turns out to be corrupt is noted, and nothing is read any more: not served.
+    pub(crate) fn reading<T>(&self, read: impl FnOnce(&Live) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.soundness.cause().is_some() {
+            return Err(StoreError::Broken);
+        }
+        self.soundness.noted(read(&self.live()))
+    }
+
+    /// Shared access for the views, to what is in memory.
     pub(crate) fn live(&self) -> RwLockReadGuard<'_, Live> {
         self.live.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -218,6 +226,18 @@ impl Live {
         Ok(Self { kv, index, number, broken: false })
     }
 
+    fn apply(&mut self, items: &[Item]) -> Result<Vec<AppliedEntry>, StoreError> {
+        let Self { kv, index, .. } = self;
+        let mut tx = Tx::new(Overlay::new(kv.clone()), index);
+        let mut done = Vec::with_capacity(items.len());
+        for item in items {
+            done.push(apply_item(&mut tx, item)?);
+        }
+        machine::finish(&mut tx);
+        kv.write(tx.over.into_batch())?;
+        Ok(done)
+    }
+
     fn standing(&self) -> Standing {
         let Index { applied, position, membership, .. } = &self.index;
         Standing { applied: *applied, position: position.clone(), membership: membership.clone() }
@@ -228,16 +248,74 @@ fn folder_name(number: u64) -> String {
     format!("{FOLDER}{number}")
 }
 
-/// Reads CURRENT; the first folder is number 1.
-fn current(engine: &dyn Engine, dir: &Path) -> Result<u64, StoreError> {
+/// What CURRENT reads for folder `number`: its name, and a checksum of that, for a digit that is another one by now.
+fn current_text(number: u64) -> String {
+    let name = folder_name(number);
+    format!("{name} {:08x}\n", crc32c::crc32c(name.as_bytes()))
+}
+
+/// Reads CURRENT; `None` if there is none.
+pub(crate) fn current(engine: &dyn Engine, dir: &Path) -> Result<Option<u64>, StoreError> {
     let path = dir.join(CURRENT);
     if engine.file_len(&path)?.is_none() {
-        engine.replace_file(&path, folder_name(1).as_bytes())?;
-        return Ok(1);
+        return Ok(None);
     }
     let text = String::from_utf8_lossy(&engine.read_file(&path, 0, 64)?).into_owned();
-    let number = text.strip_prefix(FOLDER).and_then(|digits| digits.parse().ok());
-    number.ok_or_else(|| StoreError::corrupt(format!("the file {}", path.display()), format!("it reads {text:?}")))
+    let name = text.split_once(' ').map_or("", |(name, _)| name);
+    let number = name.strip_prefix(FOLDER).and_then(|digits| digits.parse().ok());
+    let number = number.filter(|number| current_text(*number) == text);
+    let wrong = || StoreError::corrupt(format!("the file {}", path.display()), format!("it reads {text:?}"));
+    number.map(Some).ok_or_else(wrong)
+}
+
+/// Makes CURRENT, for a state that begins now. Without it there must be none: it is made before the first folder is.
+fn begin(engine: &dyn Engine, dir: &Path) -> Result<u64, StoreError> {
+    if let Some(name) = engine.list(dir)?.into_iter().find(|name| name.starts_with(FOLDER)) {
+        let path = dir.join(CURRENT);
+        return Err(StoreError::corrupt(
+            format!("the file {}", path.display()),
+            format!("it is missing, and {name} is not"),
+        ));
+    }
+    engine.replace_file(&dir.join(CURRENT), current_text(FIRST).as_bytes())?;
+    Ok(FIRST)
+}
+
+/// Reads and decodes every row that the files in `dir` hold, without changing anything: how many there are.
+pub(crate) fn verify(engine: &dyn Engine, dir: &Path) -> Result<u64, StoreError> {
+    let kv = engine.open_read_only(dir, Kind::State)?;
+    let mut rows = 0;
+    for table in Table::OF_STATE {
+        let mut wrong = None;
+        kv.verify(table, &mut |key, row| match table::check(table, key, row) {
+            Ok(()) => {
+                rows += 1;
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                wrong = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        wrong.map_or(Ok(()), Err)?;
+    }
+    Ok(rows)
+}
+
+/// BLAKE3 over every row of `kv`.
+pub(crate) fn digest(kv: &dyn Kv) -> Result<[u8; 32], StoreError> {
+    let mut hasher = blake3::Hasher::new();
+    for table in Table::OF_STATE {
+        hasher.update(table.name().as_bytes());
+        kv.visit(table, &Span::all(), Direction::Forward, &mut |key, value| {
+            for field in [key, value] {
+                hasher.update(&(field.len() as u64).to_be_bytes());
+                hasher.update(field);
+            }
+            ControlFlow::Continue(())
+        })?;
+    }
+    Ok(*hasher.finalize().as_bytes())
 }
 
 fn apply_item(tx: &mut Tx<'_>, item: &Item) -> Result<AppliedEntry, StoreError> {

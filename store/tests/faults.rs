@@ -13,7 +13,7 @@ mod world;
 use entry::{Entry, entries, entry};
 use saltern_store::command::Command;
 use saltern_store::kv::memory::MemoryEngine;
-use saltern_store::{FlushBy, Log, Snapshots, StoreError};
+use saltern_store::{FlushBy, Log, Snapshots, Soundness, StoreError};
 use saltern_wire::fault;
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -42,12 +42,12 @@ fn a_group_that_fails_is_not_acknowledged() {
     for point in ["log.append.before", "log.sync.before"] {
         let _alone = armed(&format!("{point}=error@2"));
         let (disk, dir) = (MemoryEngine::new(), Path::new("m/log"));
-        let log = Log::<Entry>::open(&disk, dir, FlushBy::Caller).unwrap();
+        let log = Log::<Entry>::open(&disk, dir, FlushBy::Caller, Soundness::new()).unwrap();
         append(&log, entries(1..=3)).unwrap();
         let refused = append(&log, vec![entry(4)]).unwrap_err();
         assert!(refused.contains(point) && refused.contains("m/log"), "{refused}");
         disk.crash();
-        let log = Log::<Entry>::open(&disk, dir, FlushBy::Caller).unwrap();
+        let log = Log::<Entry>::open(&disk, dir, FlushBy::Caller, Soundness::new()).unwrap();
         assert_eq!(log.read(.., None).unwrap(), entries(1..=3), "{point}");
     }
 }
@@ -58,7 +58,7 @@ fn a_snapshot_that_gets_no_name_leaves_the_one_before_it() {
     for bench in Bench::both() {
         fault::arm(fault::parse("snapshot.rename.before=error@2").unwrap());
         let mut world = World::new(&bench);
-        let open = || Snapshots::open(bench.engine.clone(), &bench.dir("snapshots")).unwrap();
+        let open = || Snapshots::open(bench.engine.clone(), &bench.dir("snapshots"), Soundness::new()).unwrap();
         let snapshots = open();
         world.enrol(&["a"]);
         let first = snapshots.create(&world.state).unwrap();
@@ -77,7 +77,7 @@ fn an_install_that_fails_leaves_the_old_state_and_can_be_repeated() {
     for bench in Bench::both() {
         fault::arm(fault::parse("snapshot.install.before=error").unwrap());
         let mut world = World::new(&bench);
-        let snapshots = Snapshots::open(bench.engine.clone(), &bench.dir("snapshots")).unwrap();
+        let snapshots = Snapshots::open(bench.engine.clone(), &bench.dir("snapshots"), Soundness::new()).unwrap();
         world.enrol(&["a"]);
         let made = snapshots.create(&world.state).unwrap();
         let then = digest(&world.state);
@@ -87,5 +87,51 @@ fn an_install_that_fails_leaves_the_old_state_and_can_be_repeated() {
         assert_eq!(digest(&world.state), now, "{}", bench.name);
         snapshots.install(&world.state, &made).unwrap();
         assert_eq!(digest(&world.state), then, "{}", bench.name);
+    }
+}
+
+/// Votes and entries are refused after a failed mark as after a failed log: nobody knows what the disk still takes.
+#[test]
+fn a_mark_that_cannot_be_written_ends_the_log() {
+    for flush in [FlushBy::Caller, FlushBy::Thread] {
+        let _alone = armed("mark.write.before=error@2");
+        let bench = Bench::rocks();
+        let soundness = Soundness::new();
+        let log = Log::<Entry>::open(bench.engine.as_ref(), &bench.dir("log"), flush, soundness.clone()).unwrap();
+        append(&log, vec![entry(1)]).unwrap();
+        // With a thread, the failure is known at the latest when the group after the next one is to begin.
+        let failed = (2..=4).find_map(|index| append(&log, vec![entry(index)]).err().map(|error| (index, error)));
+        let (index, _) = failed.expect("a group is refused");
+        assert!(index == 2 || flush == FlushBy::Thread, "group {index}");
+        let failure = soundness.failure().expect("it is noted");
+        assert!(failure.contains("mark.write.before"), "{failure}");
+        assert_eq!(soundness.cause(), None, "a write that failed is no corruption");
+        let (sender, refused) = channel();
+        log.save_vote(b"vote".to_vec(), Box::new(move |result| sender.send(result.is_err()).unwrap()));
+        assert!(refused.recv().unwrap(), "no vote");
+        drop(log);
+        let reopened = Log::<Entry>::open(bench.engine.as_ref(), &bench.dir("log"), flush, Soundness::new()).unwrap();
+        let found = reopened.read(.., None).unwrap();
+        assert!(found.len() as u64 >= index - 1, "what was acknowledged is there: {found:?}");
+    }
+}
+
+#[test]
+fn a_thread_whose_write_fails_tells_everybody_and_ends() {
+    for point in ["log.append.before", "log.sync.before"] {
+        let _alone = armed(&format!("{point}=error@2"));
+        let bench = Bench::rocks();
+        let soundness = Soundness::new();
+        let log =
+            Log::<Entry>::open(bench.engine.as_ref(), &bench.dir("log"), FlushBy::Thread, soundness.clone()).unwrap();
+        append(&log, entries(1..=3)).unwrap();
+        assert!(append(&log, vec![entry(4)]).unwrap_err().contains(point));
+        assert!(append(&log, vec![entry(5)]).unwrap_err().contains("restart this master"));
+        assert!(soundness.failure().is_some_and(|failure| failure.contains(point)));
+        drop(log);
+        let log =
+            Log::<Entry>::open(bench.engine.as_ref(), &bench.dir("log"), FlushBy::Thread, Soundness::new()).unwrap();
+        let found = log.read(.., None).unwrap();
+        assert_eq!(found[..3], entries(1..=3), "{point}");
     }
 }

@@ -6,7 +6,7 @@ use crate::truth::{Committed, Lane, ProposeError, Quorum};
 use saltern_pubsub::clock::SystemClock;
 use saltern_store::command::{Applied, Command, KeyCommand, MasterCommand, Proposal, Reply};
 use saltern_store::kv::memory::MemoryEngine;
-use saltern_store::{AppliedEntry, Item, Payload, State};
+use saltern_store::{AppliedEntry, Item, Payload, Soundness, State};
 use saltern_wire::crypto::{Fingerprint, Identity, Signed};
 use saltern_wire::io::{Address, Clock};
 use saltern_wire::master::{Certificate, Directory, Endpoints, MasterRecord, MasterState};
@@ -97,7 +97,8 @@ impl Together {
         let clock = SystemClock::new();
         let mut members = Vec::new();
         for _ in 0..masters {
-            let state = State::open(Arc::new(MemoryEngine::new()), Path::new("/state")).expect("an empty disk");
+            let state = State::open(Arc::new(MemoryEngine::new()), Path::new("/state"), Soundness::new())
+                .expect("an empty disk");
             members.push((state, broadcast::Sender::new(1024)));
         }
         let shared =

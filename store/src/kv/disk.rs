@@ -1,9 +1,14 @@
 //! Snapshot files on a real file system. Everything that has to outlive a crash is fsynced here, file first, folder after.
 
+use super::FixedFile;
 use crate::error::StoreError;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Longest file that is overwritten in place, in bytes: the durable mark has 8192.
+const FIXED_BYTES_MAX: usize = 64 * 1024;
 
 /// Makes `dir` and its parents with mode 0700 and checks that a file can be made in it.
 pub(crate) fn make_folder(dir: &Path) -> Result<(), StoreError> {
@@ -82,6 +87,38 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> 
     append_file(beside, bytes)?;
     sync(beside)?;
     rename(beside, path)
+}
+
+/// A file that is overwritten in place.
+pub(crate) struct Fixed {
+    file: File,
+    path: PathBuf,
+}
+
+impl Fixed {
+    /// Opens the file, `None` if it does not exist.
+    pub(crate) fn open(path: &Path) -> Result<Option<Self>, StoreError> {
+        match OpenOptions::new().read(true).write(true).open(path) {
+            Ok(file) => Ok(Some(Self { file, path: path.to_path_buf() })),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::file("opening a file", path, &error)),
+        }
+    }
+}
+
+impl FixedFile for Fixed {
+    fn read(&self) -> Result<Vec<u8>, StoreError> {
+        read_file(&self.path, 0, FIXED_BYTES_MAX)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let written = self.file.write_all_at(bytes, offset);
+        written.map_err(|error| StoreError::file("overwriting a file", &self.path, &error))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.file.sync_data().map_err(|error| StoreError::file("syncing", &self.path, &error))
+    }
 }
 
 /// Renames and fsyncs the folder.

@@ -2,13 +2,13 @@
 //!
 //! One [`MemoryEngine`] is one machine's disk: clones share it, and it outlives whatever was opened on it. It keeps what is
 //! visible and what is durable apart, so that [`MemoryEngine::crash`] loses exactly what a power cut may lose: writes of a log
-//! instance since its last sync, of a state instance since its last flush, appended bytes of files since their last sync.
+//! instance since its last sync, of a state instance since its last flush, bytes of files that were appended or overwritten since their last sync.
 //! Renames, removals and replaced files are durable at once, as they are on a real disk with the fsyncs that
 //! [`super::disk`] performs.
 //!
 //! It has no threads and no order but that of the calls: the same calls give the same bytes.
 
-use super::{Batch, Direction, Engine, Kv, Op, Span, Table, Visit};
+use super::{Batch, Direction, Engine, FixedFile, Kind, Kv, Op, Span, Table, Visit};
 use crate::error::StoreError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -53,17 +53,11 @@ struct File {
     durable: Option<Vec<u8>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Log,
-    State,
-}
-
 struct MemoryKv {
     disk: Arc<Mutex<Disk>>,
     path: PathBuf,
     boot: u64,
-    role: Role,
+    kind: Kind,
 }
 
 impl MemoryEngine {
@@ -90,7 +84,38 @@ impl MemoryEngine {
         });
     }
 
-    fn open(&self, dir: &Path, role: Role) -> Result<Arc<dyn Kv>, StoreError> {
+    /// A second disk with what is durable on this one.
+    pub fn copy(&self) -> Self {
+        let disk = lock(&self.disk);
+        let instance = |from: &Instance| Instance {
+            visible: from.durable.clone(),
+            durable: from.durable.clone(),
+            ..Instance::default()
+        };
+        let file = |from: &File| from.durable.clone().map(|bytes| File { durable: Some(bytes.clone()), bytes });
+        let files = disk.files.iter().filter_map(|(path, from)| Some((path.clone(), file(from)?)));
+        let copy = Disk {
+            boot: 0,
+            instances: disk.instances.iter().map(|(path, from)| (path.clone(), instance(from))).collect(),
+            files: files.collect(),
+            folders: disk.folders.clone(),
+        };
+        Self { disk: Arc::new(Mutex::new(copy)) }
+    }
+
+    /// Puts everything at and below `path` back to what `older` holds there: a copy that was restored, or a disk that has
+    /// lost its newest writes. Nothing may be open there.
+    pub fn put_back(&self, path: &Path, older: &Self) {
+        let Disk { instances, files, folders, .. } = std::mem::take(&mut *lock(&older.copy().disk));
+        let mut disk = lock(&self.disk);
+        disk.instances.retain(|found, _| !found.starts_with(path));
+        disk.files.retain(|found, _| !found.starts_with(path));
+        disk.instances.extend(instances.into_iter().filter(|(found, _)| found.starts_with(path)));
+        disk.files.extend(files.into_iter().filter(|(found, _)| found.starts_with(path)));
+        disk.folders.extend(folders.into_iter().filter(|found| found.starts_with(path)));
+    }
+
+    fn open(&self, dir: &Path, kind: Kind) -> Result<Arc<dyn Kv>, StoreError> {
         let mut disk = lock(&self.disk);
         let boot = disk.boot;
         if !disk.instances.contains_key(dir) {
@@ -105,7 +130,7 @@ impl MemoryEngine {
             return Err(StoreError::Locked { path: dir.into() });
         }
         instance.open = true;
-        Ok(Arc::new(MemoryKv { disk: self.disk.clone(), path: dir.into(), boot, role }))
+        Ok(Arc::new(MemoryKv { disk: self.disk.clone(), path: dir.into(), boot, kind }))
     }
 }
 
@@ -115,6 +140,11 @@ fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
 
 fn absent(doing: &'static str, path: &Path) -> StoreError {
     StoreError::file(doing, path, &io::Error::from(io::ErrorKind::NotFound))
+}
+
+fn crashed(doing: &'static str, path: &Path) -> StoreError {
+    let cause = "the machine has crashed since this was opened".into();
+    StoreError::Engine { doing, path: path.into(), cause }
 }
 
 /// Rows as `table name, key, value`, each with its length before it.
@@ -223,10 +253,46 @@ impl MemoryKv {
     fn with<T>(&self, doing: &'static str, work: impl FnOnce(&mut Instance) -> T) -> Result<T, StoreError> {
         let mut disk = lock(&self.disk);
         if disk.boot != self.boot {
-            let cause = "the machine has crashed since this was opened".into();
-            return Err(StoreError::Engine { doing, path: self.path.clone(), cause });
+            return Err(crashed(doing, &self.path));
         }
         disk.instances.get_mut(&self.path).map(work).ok_or_else(|| absent(doing, &self.path))
+    }
+}
+
+/// A file that is overwritten in place.
+struct MemoryFile {
+    disk: Arc<Mutex<Disk>>,
+    path: PathBuf,
+    boot: u64,
+}
+
+impl MemoryFile {
+    fn with<T>(&self, doing: &'static str, work: impl FnOnce(&mut File) -> T) -> Result<T, StoreError> {
+        let mut disk = lock(&self.disk);
+        if disk.boot != self.boot {
+            return Err(crashed(doing, &self.path));
+        }
+        disk.files.get_mut(&self.path).map(work).ok_or_else(|| absent(doing, &self.path))
+    }
+}
+
+impl FixedFile for MemoryFile {
+    fn read(&self) -> Result<Vec<u8>, StoreError> {
+        self.with("reading a file", |file| file.bytes.clone())
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let fits = self.with("overwriting a file", |file| {
+            let place = file.bytes.get_mut(start..start.saturating_add(bytes.len()))?;
+            place.copy_from_slice(bytes);
+            Some(())
+        })?;
+        fits.ok_or_else(|| StoreError::file("overwriting a file", &self.path, &io::Error::other("beyond its end")))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.with("syncing", |file| file.durable = Some(file.bytes.clone()))
     }
 }
 
@@ -241,25 +307,72 @@ impl Drop for MemoryKv {
     }
 }
 
+/// What an instance held when it was opened for reading.
+struct Frozen {
+    instance: Instance,
+    path: PathBuf,
+}
+
+impl Frozen {
+    fn refuse<T>(&self, doing: &'static str) -> Result<T, StoreError> {
+        Err(StoreError::file(doing, &self.path, &io::Error::other("it is open for reading only")))
+    }
+}
+
+impl Kv for Frozen {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.instance.visible.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn visit(&self, table: Table, span: &Span, direction: Direction, visit: Visit<'_>) -> Result<(), StoreError> {
+        visit_pages(|after| Ok(self.instance.page(table, span, direction, after)), visit)
+    }
+
+    fn write(&self, _batch: Batch) -> Result<(), StoreError> {
+        self.refuse("writing")
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.refuse("syncing")
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.refuse("flushing")
+    }
+
+    fn checkpoint(&self, _into: &Path) -> Result<(), StoreError> {
+        self.refuse("making a checkpoint")
+    }
+}
+
+/// Visits what `page` gives for the key behind which it begins.
+fn visit_pages(
+    mut page: impl FnMut(Option<&[u8]>) -> Result<Vec<super::Row>, StoreError>,
+    visit: Visit<'_>,
+) -> Result<(), StoreError> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let rows = page(after.as_deref())?;
+        for (key, value) in &rows {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+        }
+        if rows.len() < VISIT_ROWS {
+            return Ok(());
+        }
+        after = rows.into_iter().next_back().map(|(key, _)| key);
+    }
+}
+
 impl Kv for MemoryKv {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.with("reading", |instance| instance.visible.get(&(table, key.to_vec())).cloned())
     }
 
     fn visit(&self, table: Table, span: &Span, direction: Direction, visit: Visit<'_>) -> Result<(), StoreError> {
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page = self.with("reading", |instance| instance.page(table, span, direction, after.as_deref()))?;
-            for (key, value) in &page {
-                if visit(key, value).is_break() {
-                    return Ok(());
-                }
-            }
-            if page.len() < VISIT_ROWS {
-                return Ok(());
-            }
-            after = page.into_iter().next_back().map(|(key, _)| key);
-        }
+        let page = |after: Option<&[u8]>| self.with("reading", |instance| instance.page(table, span, direction, after));
+        visit_pages(page, visit)
     }
 
     fn write(&self, batch: Batch) -> Result<(), StoreError> {
@@ -268,7 +381,7 @@ impl Kv for MemoryKv {
 
     fn sync(&self) -> Result<(), StoreError> {
         self.with("syncing", |instance| {
-            if self.role == Role::Log {
+            if self.kind == Kind::Log {
                 instance.persist();
             }
         })
@@ -290,11 +403,21 @@ impl Kv for MemoryKv {
 
 impl Engine for MemoryEngine {
     fn open_log(&self, dir: &Path) -> Result<Arc<dyn Kv>, StoreError> {
-        self.open(dir, Role::Log)
+        self.open(dir, Kind::Log)
     }
 
     fn open_state(&self, dir: &Path) -> Result<Arc<dyn Kv>, StoreError> {
-        self.open(dir, Role::State)
+        self.open(dir, Kind::State)
+    }
+
+    fn open_read_only(&self, dir: &Path, _kind: Kind) -> Result<Arc<dyn Kv>, StoreError> {
+        let disk = lock(&self.disk);
+        let visible = match (disk.instances.get(dir), disk.files.get(&dir.join(DUMP))) {
+            (Some(instance), _) => instance.visible.clone(),
+            (None, Some(dump)) => undump(dir, &dump.bytes)?,
+            (None, None) => return Err(absent("opening", dir)),
+        };
+        Ok(Arc::new(Frozen { instance: Instance { visible, ..Instance::default() }, path: dir.into() }))
     }
 
     fn make_folder(&self, dir: &Path) -> Result<(), StoreError> {
@@ -338,6 +461,12 @@ impl Engine for MemoryEngine {
         let file = File { bytes: bytes.to_vec(), durable: Some(bytes.to_vec()) };
         lock(&self.disk).files.insert(path.into(), file);
         Ok(())
+    }
+
+    fn open_fixed(&self, path: &Path) -> Result<Option<Box<dyn FixedFile>>, StoreError> {
+        let disk = lock(&self.disk);
+        let open = || MemoryFile { disk: self.disk.clone(), path: path.into(), boot: disk.boot };
+        Ok(disk.files.contains_key(path).then(|| Box::new(open()) as Box<dyn FixedFile>))
     }
 
     fn clone_folder(&self, from: &Path, to: &Path) -> Result<(), StoreError> {

@@ -118,6 +118,25 @@ impl Table {
     }
 }
 
+/// What an instance is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Durable up to the last [`Kv::sync`].
+    Log,
+    /// Durable up to the last [`Kv::flush`].
+    State,
+}
+
+impl Kind {
+    /// The tables of an instance of this kind.
+    pub fn tables(self) -> &'static [Table] {
+        match self {
+            Self::Log => &Table::OF_LOG,
+            Self::State => &Table::OF_STATE,
+        }
+    }
+}
+
 /// A half-open range of keys, `start ≤ key < end`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
@@ -235,6 +254,12 @@ pub trait Kv: Send + Sync + 'static {
     /// hard links.
     fn checkpoint(&self, into: &Path) -> Result<(), StoreError>;
 
+    /// Calls `visit` with every row of `table`, past every cache, so that each byte that the files hold for it is read and
+    /// checked. Rows of ranges that were removed may be among them as long as their bytes are there.
+    fn verify(&self, table: Table, visit: Visit<'_>) -> Result<(), StoreError> {
+        self.visit(table, &Span::all(), Direction::Forward, visit)
+    }
+
     /// Up to `limit` rows of `span` in `direction`.
     fn scan(&self, table: Table, span: &Span, direction: Direction, limit: usize) -> Result<Vec<Row>, StoreError> {
         let mut rows = Vec::new();
@@ -249,6 +274,18 @@ pub trait Kv: Send + Sync + 'static {
     }
 }
 
+/// An open file that keeps its length and its place on the disk: overwriting it needs no room and no descriptor.
+pub trait FixedFile: Send + Sync {
+    /// All of it.
+    fn read(&self) -> Result<Vec<u8>, StoreError>;
+
+    /// Overwrites `bytes.len()` bytes from `offset` on. Durable after [`FixedFile::sync`].
+    fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Makes what was written durable.
+    fn sync(&self) -> Result<(), StoreError>;
+}
+
 /// Opens instances, and keeps the files of snapshots beside them.
 pub trait Engine: Send + Sync + 'static {
     /// Opens (or makes) a log instance in `dir`.
@@ -256,6 +293,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Opens (or makes) a state instance in `dir`, which may be a clone of a checkpoint.
     fn open_state(&self, dir: &Path) -> Result<Arc<dyn Kv>, StoreError>;
+
+    /// Opens what is in `dir` for reading, as opening it for writing would find it; nothing is changed. Writing fails.
+    fn open_read_only(&self, dir: &Path, kind: Kind) -> Result<Arc<dyn Kv>, StoreError>;
 
     /// Makes a folder and its parents.
     fn make_folder(&self, dir: &Path) -> Result<(), StoreError>;
@@ -277,6 +317,9 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Puts `bytes` in place of the file, durably and at once: after a crash there is the old or the new one.
     fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError>;
+
+    /// Opens a file to overwrite it in place; `None` if there is no such file.
+    fn open_fixed(&self, path: &Path) -> Result<Option<Box<dyn FixedFile>>, StoreError>;
 
     /// Makes the folder `to` a durable copy of `from`; files that an instance never changes are hard links.
     fn clone_folder(&self, from: &Path, to: &Path) -> Result<(), StoreError>;

@@ -4,7 +4,7 @@
 //! silently drops everything behind a flipped bit. A *state* instance has no WAL (the replicated log is one) and flushes all
 //! tables at one point, so that the last applied position never reaches the disk without its effects.
 
-use super::{Batch, Direction, Engine, Kv, Op, Span, Table, Visit, disk};
+use super::{Batch, Direction, Engine, FixedFile, Kind, Kv, Op, Span, Table, Visit, disk};
 use crate::error::StoreError;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -27,37 +27,41 @@ const WAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RocksEngine;
 
-/// Which of the two kinds an instance is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Log,
-    State,
-}
-
 struct RocksKv {
     db: DB,
     path: PathBuf,
-    role: Role,
+    kind: Kind,
 }
 
 impl RocksEngine {
-    fn open(self, dir: &Path, role: Role) -> Result<Arc<dyn Kv>, StoreError> {
+    fn open(self, dir: &Path, kind: Kind) -> Result<Arc<dyn Kv>, StoreError> {
         disk::make_folder(dir)?;
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-        let tables: &[Table] = match role {
-            Role::Log => &Table::OF_LOG,
-            Role::State => &Table::OF_STATE,
-        };
-        // Every instance has a column family of this name; we keep nothing in it.
-        let unused = ColumnFamilyDescriptor::new("default", table_options(&cache));
-        let families = tables.iter().map(|table| ColumnFamilyDescriptor::new(table.name(), table_options(&cache)));
-        let db = DB::open_cf_descriptors(&instance_options(role), dir, families.chain([unused]))
+        refuse_headless(dir)?;
+        let db = DB::open_cf_descriptors(&instance_options(kind), dir, families(kind, &cache, false))
             .map_err(|error| open_error(dir, &error))?;
-        Ok(Arc::new(RocksKv { db, path: dir.to_path_buf(), role }))
+        Ok(Arc::new(RocksKv { db, path: dir.to_path_buf(), kind }))
     }
 }
 
-fn instance_options(role: Role) -> Options {
+/// The column families of an instance. Every instance has one called `default`; we keep nothing in it.
+fn families(kind: Kind, cache: &Cache, verifying: bool) -> Vec<ColumnFamilyDescriptor> {
+    let names = kind.tables().iter().map(|table| table.name()).chain(["default"]);
+    names.map(|name| ColumnFamilyDescriptor::new(name, table_options(cache, verifying))).collect()
+}
+
+/// RocksDB makes a new database where the file CURRENT is missing and removes the tables of the old one: not where there
+/// are any.
+fn refuse_headless(dir: &Path) -> Result<(), StoreError> {
+    let names = disk::list(dir)?;
+    let has_data = names.iter().any(|name| name.ends_with(".sst") || name.ends_with(".log"));
+    if has_data && !names.iter().any(|name| name == "CURRENT") {
+        return Err(StoreError::corrupt(format!("the database in {}", dir.display()), "its file CURRENT is missing"));
+    }
+    Ok(())
+}
+
+fn instance_options(kind: Kind) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -69,17 +73,17 @@ fn instance_options(role: Role) -> Options {
     options.set_keep_log_file_num(2);
     options.set_log_level(LogLevel::Warn);
     options.set_stats_dump_period_sec(0);
-    match role {
-        Role::Log => {
+    match kind {
+        Kind::Log => {
             options.set_manual_wal_flush(true);
             options.set_max_total_wal_size(WAL_BYTES_MAX);
         }
-        Role::State => options.set_atomic_flush(true),
+        Kind::State => options.set_atomic_flush(true),
     }
     options
 }
 
-fn table_options(cache: &Cache) -> Options {
+fn table_options(cache: &Cache, verifying: bool) -> Options {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_block_cache(cache);
     blocks.set_bloom_filter(10.0, false);
@@ -89,6 +93,10 @@ fn table_options(cache: &Cache) -> Options {
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES / 2);
+    if verifying {
+        // Overwritten rows are stepped over one by one: a jump would leave blocks unread.
+        options.set_max_sequential_skip_in_iterations(u64::MAX);
+    }
     options
 }
 
@@ -98,7 +106,8 @@ fn open_error(dir: &Path, error: &rocksdb::Error) -> StoreError {
     if cause.contains("While lock file") || cause.contains("lock hold by current process") {
         return StoreError::Locked { path: dir.to_path_buf() };
     }
-    if cause.starts_with("Corruption") {
+    // The folder itself is there: what it does not find is a file that its list of files names.
+    if cause.starts_with("Corruption") || cause.contains("No such file or directory") {
         return StoreError::corrupt(format!("the database in {}", dir.display()), cause);
     }
     StoreError::Engine { doing: "opening the database", path: dir.to_path_buf(), cause }
@@ -150,6 +159,24 @@ impl Kv for RocksKv {
         rows.status().map_err(|error| self.fail("reading", &error))
     }
 
+    #[allow(deprecated, reason = "it is called of no use without removed ranges, and these are what it is used for")]
+    fn verify(&self, table: Table, visit: Visit<'_>) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        options.set_verify_checksums(true);
+        options.fill_cache(false);
+        // A range that was removed would be jumped over, and its blocks left unread.
+        options.set_ignore_range_deletions(true);
+        let mut rows = self.db.raw_iterator_cf_opt(self.family(table)?, options);
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            if visit(key, value).is_break() {
+                return Ok(());
+            }
+            rows.next();
+        }
+        rows.status().map_err(|error| self.fail("reading", &error))
+    }
+
     fn write(&self, batch: Batch) -> Result<(), StoreError> {
         let mut writes = WriteBatch::default();
         for op in batch.ops {
@@ -160,23 +187,19 @@ impl Kv for RocksKv {
             }
         }
         let mut options = WriteOptions::default();
-        options.disable_wal(self.role == Role::State);
+        options.disable_wal(self.kind == Kind::State);
         self.db.write_opt(writes, &options).map_err(|error| self.fail("writing", &error))
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        match self.role {
-            Role::Log => self.db.flush_wal(true).map_err(|error| self.fail("syncing the write-ahead log", &error)),
-            Role::State => Ok(()),
+        match self.kind {
+            Kind::Log => self.db.flush_wal(true).map_err(|error| self.fail("syncing the write-ahead log", &error)),
+            Kind::State => Ok(()),
         }
     }
 
     fn flush(&self) -> Result<(), StoreError> {
-        let tables: &[Table] = match self.role {
-            Role::Log => &Table::OF_LOG,
-            Role::State => &Table::OF_STATE,
-        };
-        let families = tables.iter().map(|table| self.family(*table)).collect::<Result<Vec<_>, _>>()?;
+        let families = self.kind.tables().iter().map(|table| self.family(*table)).collect::<Result<Vec<_>, _>>()?;
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db.flush_cfs_opt(&families, &options).map_err(|error| self.fail("flushing", &error))
@@ -195,11 +218,22 @@ impl Kv for RocksKv {
 
 impl Engine for RocksEngine {
     fn open_log(&self, dir: &Path) -> Result<Arc<dyn Kv>, StoreError> {
-        self.open(dir, Role::Log)
+        self.open(dir, Kind::Log)
     }
 
     fn open_state(&self, dir: &Path) -> Result<Arc<dyn Kv>, StoreError> {
-        self.open(dir, Role::State)
+        self.open(dir, Kind::State)
+    }
+
+    fn open_read_only(&self, dir: &Path, kind: Kind) -> Result<Arc<dyn Kv>, StoreError> {
+        refuse_headless(dir)?;
+        let mut options = instance_options(kind);
+        options.create_if_missing(false);
+        options.create_missing_column_families(false);
+        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let db = DB::open_cf_descriptors_read_only(&options, dir, families(kind, &cache, true), false)
+            .map_err(|error| open_error(dir, &error))?;
+        Ok(Arc::new(RocksKv { db, path: dir.to_path_buf(), kind }))
     }
 
     fn make_folder(&self, dir: &Path) -> Result<(), StoreError> {
@@ -228,6 +262,10 @@ impl Engine for RocksEngine {
 
     fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         disk::replace_file(path, bytes)
+    }
+
+    fn open_fixed(&self, path: &Path) -> Result<Option<Box<dyn FixedFile>>, StoreError> {
+        Ok(disk::Fixed::open(path)?.map(|file| Box::new(file) as Box<dyn FixedFile>))
     }
 
     fn clone_folder(&self, from: &Path, to: &Path) -> Result<(), StoreError> {

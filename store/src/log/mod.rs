@@ -5,6 +5,7 @@
 //!        │  into the queue and the tail, at once            ▲ from the tail; from the disk what is older
 //!        ▼                                                  │
 //!   one writer: drains the queue ─▶ one batch ─▶ one sync ─▶ calls back, in order
+//!                                                     └────▶ the durable mark, in parallel with the next group
 //! ```
 //!
 //! **Invariants.** Indexes are contiguous from behind the purged position to [`Log::last`]. What is queued is visible to
@@ -12,16 +13,22 @@
 //! written. Callbacks come in the order of the calls. Every entry, the vote and the positions carry a version and a CRC32C
 //! ([`crate::frame`]); one that does not fit is [`StoreError::Corrupt`], found when the log is opened.
 //!
-//! **It refuses** to go on after a failed write or sync: with [`FlushBy::Thread`] the process aborts, because nobody can
-//! know what is on the disk after that.
+//! Beside the log stands the durable mark ([`crate::mark`]): every synced group has a number, its generation, and a log that
+//! comes back behind its mark is corrupt. A group is not begun before the one two places earlier is marked: so far, and as
+//! long as one mark takes to be written, may the mark lag.
 //!
-//! Not here yet: the durable mark beside the log (design, section 5). Its place is [`writer`], after the sync of a group.
+//! **It refuses** to go on after a failed write or sync, because nobody can know what is on the disk after that, and once
+//! anything of this copy is doubted ([`Soundness`]): every callback gets an error from then on, and whoever runs the master
+//! ends it. A process that has not ended seconds after a failed write is aborted.
 
+mod marker;
 mod writer;
 
 use crate::error::StoreError;
 use crate::frame;
 use crate::kv::{Direction, Engine, Kv, Span, Table};
+use crate::mark::{self, Mark, MarkRow};
+use crate::sound::Soundness;
 use crate::table;
 use std::collections::VecDeque;
 use std::io;
@@ -89,11 +96,34 @@ pub(crate) struct Tail<E> {
 }
 
 impl<E: LogEntry> Log<E> {
-    /// Opens (or makes) the log in `dir` and checks every entry in it.
-    pub fn open(engine: &dyn Engine, dir: &Path, flush: FlushBy) -> Result<Self, StoreError> {
+    /// Opens (or makes) the log in `dir`, with its mark beside it, and checks every entry in it and both against each other.
+    /// What turns out to be corrupt, now or later, is noted in `soundness`.
+    pub fn open(engine: &dyn Engine, dir: &Path, flush: FlushBy, soundness: Soundness) -> Result<Self, StoreError> {
+        let opened = Self::open_checked(engine, dir, flush, &soundness);
+        soundness.noted(opened)
+    }
+
+    fn open_checked(
+        engine: &dyn Engine,
+        dir: &Path,
+        flush: FlushBy,
+        soundness: &Soundness,
+    ) -> Result<Self, StoreError> {
         let kv = engine.open_log(dir)?;
-        let tail = Tail::load(kv.as_ref())?;
-        Ok(Self { writer: Writer::start(kv, dir, tail, flush)? })
+        let (tail, standing) = Tail::load(kv.as_ref())?;
+        let path = dir.with_file_name(mark::FILE);
+        let mark = match Mark::open(engine, &path)? {
+            Some((mut mark, found)) => {
+                found.row.check(&standing)?;
+                if found.torn.is_some() || found.row.generation < standing.generation {
+                    mark.write(&standing)?;
+                }
+                mark
+            }
+            None if standing.is_empty() => Mark::create(engine, &path)?,
+            None => return Err(mark::missing(&path)),
+        };
+        Ok(Self { writer: Writer::start(kv, dir, tail, (mark, standing), flush, soundness)? })
     }
 
     /// Adds entries behind the last one; `done` is called when they are durable. They are readable at once.
@@ -123,6 +153,10 @@ impl<E: LogEntry> Log<E> {
 
     /// Entries of `range` that there are, in order, at least one if there is any, then as many as fit `bytes_max`.
     pub fn read(&self, range: impl RangeBounds<u64>, bytes_max: Option<usize>) -> Result<Vec<E>, StoreError> {
+        self.writer.soundness().noted(self.read_checked(range, bytes_max))
+    }
+
+    fn read_checked(&self, range: impl RangeBounds<u64>, bytes_max: Option<usize>) -> Result<Vec<E>, StoreError> {
         let start = match range.start_bound() {
             Bound::Included(start) => *start,
             Bound::Excluded(start) => start.saturating_add(1),
@@ -236,7 +270,13 @@ impl<E: LogEntry> Log<E> {
     }
 
     /// Keeps the vote; `done` is called when it is durable.
+    ///
+    /// A vote longer than 1024 bytes is refused: the durable mark has no room for it.
     pub fn save_vote(&self, vote: Vec<u8>, done: Done) {
+        if vote.len() > mark::VALUE_BYTES_MAX {
+            let cause = format!("a vote of {} bytes, more than the durable mark takes", vote.len());
+            return done(Err(io::Error::new(io::ErrorKind::InvalidInput, cause)));
+        }
         let mut queue = self.writer.lock();
         queue.tail.vote = Some(vote.clone());
         self.writer.queue(queue, Op::Vote(vote), true, Some(done));
@@ -299,7 +339,7 @@ impl<E> Taken<E> {
 
 impl<E: LogEntry> Tail<E> {
     /// Reads the positions and checks every entry: its frame, its content, and that none is missing.
-    fn load(kv: &dyn Kv) -> Result<Self, StoreError> {
+    fn load(kv: &dyn Kv) -> Result<(Self, MarkRow), StoreError> {
         let meta = |name: &str| -> Result<Option<Vec<u8>>, StoreError> {
             let row = kv.get(Table::LogMeta, &table::key(&[name.as_bytes()]))?;
             let open = |row: Vec<u8>| frame::open(&row).map(<[u8]>::to_vec);
@@ -317,6 +357,14 @@ impl<E: LogEntry> Tail<E> {
             committed: meta(writer::COMMITTED)?,
             purged,
         };
+        let generation = meta(writer::GENERATION)?.map(|row| writer::generation(&row)).transpose()?;
+        let mut standing = MarkRow {
+            generation: generation.unwrap_or(0),
+            vote: tail.vote.clone(),
+            last: None,
+            purged: tail.purged.as_ref().map(|purged| purged.index),
+            committed: tail.committed.clone(),
+        };
         let mut wrong = None;
         kv.visit(Table::Log, &Span::all(), Direction::Forward, &mut |key, row| {
             let read = table::log_index(key).and_then(|index| Ok((index, decode::<E>(index, row)?)));
@@ -326,6 +374,7 @@ impl<E: LogEntry> Tail<E> {
             });
             match checked {
                 Ok(entry) => {
+                    standing.last = Some((entry.index(), frame::checksum_of(row)));
                     tail.push(entry, row.len(), 0);
                     tail.evict(0);
                     ControlFlow::Continue(())
@@ -336,7 +385,7 @@ impl<E: LogEntry> Tail<E> {
                 }
             }
         })?;
-        wrong.map_or(Ok(tail), Err)
+        wrong.map_or(Ok((tail, standing)), Err)
     }
 
     /// The last index there is or was.

@@ -1,19 +1,29 @@
-//! The one that writes: a queue of operations, taken in groups, each group one batch and at most one sync.
+//! The one that writes: a queue of operations, taken in groups, each group one batch and at most one sync. It keeps what the
+//! durable mark will say next, and hands it over when a group is synced.
 
+use super::marker::Marker;
 use super::{Done, FlushBy, LogEntry, Tail};
 use crate::error::StoreError;
 use crate::frame;
 use crate::kv::{Batch, Kv, Table};
+use crate::mark::{self, Mark, MarkRow};
+use crate::sound::Soundness;
 use crate::table;
 use saltern_wire::fault_point;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// How long a process may live on after its log has failed: its ordinary end takes a second or two.
+const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// Name of the vote's record.
 pub(super) const VOTE: &str = "vote";
 /// Name of the committed position's record.
 pub(super) const COMMITTED: &str = "committed";
+/// Name of the generation's record.
+pub(super) const GENERATION: &str = "generation";
 /// Name of the purged position's record.
 pub(super) const PURGED: &str = "purged";
 
@@ -47,6 +57,8 @@ pub(super) struct Queue<E> {
     waiting: Vec<Queued>,
     number: u64,
     closing: bool,
+    /// A write failed: nothing is written any more.
+    broken: bool,
 }
 
 impl<E> Queue<E> {
@@ -59,6 +71,10 @@ impl<E> Queue<E> {
 struct Shared<E> {
     kv: Arc<dyn Kv>,
     dir: PathBuf,
+    soundness: Soundness,
+    /// What the mark will say when the next group is synced; whoever writes a group holds it.
+    standing: Mutex<MarkRow>,
+    marker: Marker,
     queue: Mutex<Queue<E>>,
     wake: Condvar,
 }
@@ -70,9 +86,26 @@ pub(super) struct Writer<E: LogEntry> {
 }
 
 impl<E: LogEntry> Writer<E> {
-    pub(super) fn start(kv: Arc<dyn Kv>, dir: &Path, tail: Tail<E>, flush: FlushBy) -> Result<Arc<Self>, StoreError> {
-        let queue = Queue { tail, syncs: 0, waiting: Vec::new(), number: 0, closing: false };
-        let shared = Arc::new(Shared { kv, dir: dir.into(), queue: Mutex::new(queue), wake: Condvar::new() });
+    /// `marked` is the mark, and what it says by now: where the log stands.
+    pub(super) fn start(
+        kv: Arc<dyn Kv>,
+        dir: &Path,
+        tail: Tail<E>,
+        marked: (Mark, MarkRow),
+        flush: FlushBy,
+        soundness: &Soundness,
+    ) -> Result<Arc<Self>, StoreError> {
+        let (mark, standing) = marked;
+        let queue = Queue { tail, syncs: 0, waiting: Vec::new(), number: 0, closing: false, broken: false };
+        let shared = Arc::new(Shared {
+            kv,
+            dir: dir.into(),
+            soundness: soundness.clone(),
+            marker: Marker::start(mark, standing.generation, flush, soundness.clone())?,
+            standing: Mutex::new(standing),
+            queue: Mutex::new(queue),
+            wake: Condvar::new(),
+        });
         let thread = match flush {
             FlushBy::Caller => None,
             FlushBy::Thread => {
@@ -88,12 +121,20 @@ impl<E: LogEntry> Writer<E> {
         self.shared.kv.as_ref()
     }
 
+    pub(super) fn soundness(&self) -> &Soundness {
+        &self.shared.soundness
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Queue<E>> {
         self.shared.lock()
     }
 
     /// Queues `op`. The caller has put its effect into the tail under the same lock.
     pub(super) fn queue(&self, mut queue: MutexGuard<'_, Queue<E>>, op: Op, synced: bool, done: Option<Done>) {
+        if queue.broken || self.shared.soundness.is_lost() {
+            drop(queue);
+            return done.into_iter().for_each(|done| done(Err(StoreError::Broken.into())));
+        }
         queue.number += 1;
         let number = queue.number;
         queue.waiting.push(Queued { op, number, synced, done });
@@ -140,24 +181,43 @@ impl<E: LogEntry> Shared<E> {
                 std::mem::take(&mut queue.waiting)
             };
             if let Err(error) = self.write(group) {
-                // What is on the disk now, nobody knows: acknowledging anything more could lose it.
-                tracing::error!(%error, dir = %self.dir.display(), "the log cannot be written, aborting");
-                std::process::abort();
+                return self.end(&error);
             }
+        }
+    }
+
+    /// The end of the thread after a failed write. Everybody who waits or comes is told, so that the Raft core stops and the
+    /// process ends in its ordinary way, with its message and exit code. Only a process that goes on without a log is killed
+    /// here, and says why first. `exit` is no choice: it runs the engine's destructors while other threads use it.
+    fn end(&self, error: &StoreError) {
+        let mut queue = self.lock();
+        let left = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        left.into_iter().filter_map(|queued| queued.done).for_each(|done| done(Err(StoreError::Broken.into())));
+        let waited = self.wake.wait_timeout_while(self.lock(), LAST_WAIT, |queue| !queue.closing);
+        let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if !queue.closing {
+            let dir = self.dir.display();
+            eprintln!(
+                "the log in {dir} has failed and the process did not end within {LAST_WAIT:?}, aborting: {error}"
+            );
+            std::process::abort();
         }
     }
 
     /// Writes and syncs one group and calls back, in order.
     fn write(&self, group: Vec<Queued>) -> Result<(), StoreError> {
-        let synced = group.iter().any(|queued| queued.synced);
         let number = group.last().map_or(0, |queued| queued.number);
-        let mut batch = Batch::default();
+        let synced = group.iter().any(|queued| queued.synced);
+        let mut ops = Vec::with_capacity(group.len());
         let mut callbacks = Vec::with_capacity(group.len());
         for queued in group {
-            add(&mut batch, queued.op);
+            ops.push(queued.op);
             callbacks.extend(queued.done);
         }
-        if let Err(error) = self.put_down(batch, synced) {
+        if let Err(error) = self.put_down(ops, synced) {
+            self.lock().broken = true;
+            self.soundness.fail(&error);
             let text = error.to_string();
             callbacks.into_iter().for_each(|done| done(Err(std::io::Error::other(text.clone()))));
             return Err(error);
@@ -172,25 +232,94 @@ impl<E: LogEntry> Shared<E> {
     }
 
     /// Writes one group and, if any of it asks for that, waits for the disk.
-    fn put_down(&self, batch: Batch, synced: bool) -> Result<(), StoreError> {
+    fn put_down(&self, ops: Vec<Op>, synced: bool) -> Result<(), StoreError> {
+        let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut end = End::Known;
+        let mut batch = Batch::default();
+        for op in ops {
+            end.follow(&mut standing, &op);
+            add(&mut batch, op);
+        }
+        if synced {
+            // The group before the last one is marked, or this one does not begin: so far may the mark lag.
+            self.marker.wait(standing.generation.saturating_sub(1))?;
+            standing.generation += 1;
+            let generation = frame::seal(&standing.generation.to_be_bytes());
+            batch.put(Table::LogMeta, meta_key(GENERATION), generation);
+        }
         fault_point!("log.append.before", cause => {
             return Err(StoreError::Engine { doing: "writing", path: self.dir.clone(), cause });
         });
         self.kv.write(batch)?;
         fault_point!("log.append.after");
+        if let End::At(index) = end {
+            let row = self.kv.get(Table::Log, &table::log_key(index))?;
+            standing.last = row.map(|row| (index, frame::checksum_of(&row)));
+        }
         if synced {
             fault_point!("log.sync.before", cause => {
                 return Err(StoreError::Engine { doing: "syncing", path: self.dir.clone(), cause });
             });
             self.kv.sync()?;
             fault_point!("log.sync.after");
+            self.marker.note(&standing)?;
         }
         Ok(())
     }
 }
 
+/// What a group does to the end of the log.
+enum End {
+    /// The standing has it.
+    Known,
+    /// It was cut, and the entry of this index, if there is one, is the last: its checksum is to be read.
+    At(u64),
+}
+
+impl End {
+    /// Brings `standing` to where `op` leads.
+    fn follow(&mut self, standing: &mut MarkRow, op: &Op) {
+        match op {
+            Op::Append(rows) => {
+                if let Some((index, row)) = rows.last() {
+                    standing.last = Some((*index, frame::checksum_of(row)));
+                    *self = Self::Known;
+                }
+            }
+            Op::Truncate { from } => {
+                let last = match self {
+                    Self::Known => standing.last.map(|(last, _)| last),
+                    Self::At(last) => Some(*last),
+                };
+                if last.is_some_and(|last| last >= *from) {
+                    standing.last = None;
+                    *self = from.checked_sub(1).map_or(Self::Known, Self::At);
+                }
+            }
+            Op::Purge { upto, .. } => {
+                standing.purged = Some(*upto);
+                standing.last = standing.last.filter(|(last, _)| last > upto);
+            }
+            Op::Vote(vote) => standing.vote = Some(vote.clone()),
+            Op::Committed(committed) => {
+                standing.committed = Some(committed.clone()).filter(|row| row.len() <= mark::VALUE_BYTES_MAX);
+            }
+            Op::Nothing => {}
+        }
+    }
+}
+
+fn meta_key(name: &str) -> Vec<u8> {
+    table::key(&[name.as_bytes()])
+}
+
+/// The number in a generation's record.
+pub(super) fn generation(row: &[u8]) -> Result<u64, StoreError> {
+    let wrong = |_| StoreError::corrupt("the log's generation", "it does not have 8 bytes");
+    row.try_into().map(u64::from_be_bytes).map_err(wrong)
+}
+
 fn add(batch: &mut Batch, op: Op) {
-    let meta = |name: &str| table::key(&[name.as_bytes()]);
     match op {
         Op::Append(rows) => {
             for (index, row) in rows {
@@ -200,11 +329,11 @@ fn add(batch: &mut Batch, op: Op) {
         Op::Truncate { from } => batch.delete_range(Table::Log, table::log_key(from), table::log_end()),
         Op::Purge { upto, position } => {
             let row = [&upto.to_be_bytes(), position.as_slice()].concat();
-            batch.put(Table::LogMeta, meta(PURGED), frame::seal(&row));
+            batch.put(Table::LogMeta, meta_key(PURGED), frame::seal(&row));
             batch.delete_range(Table::Log, table::log_key(0), table::log_key(upto.saturating_add(1)));
         }
-        Op::Vote(vote) => batch.put(Table::LogMeta, meta(VOTE), frame::seal(&vote)),
-        Op::Committed(committed) => batch.put(Table::LogMeta, meta(COMMITTED), frame::seal(&committed)),
+        Op::Vote(vote) => batch.put(Table::LogMeta, meta_key(VOTE), frame::seal(&vote)),
+        Op::Committed(committed) => batch.put(Table::LogMeta, meta_key(COMMITTED), frame::seal(&committed)),
         Op::Nothing => {}
     }
 }

@@ -20,7 +20,8 @@ pub use receive::{MissingPiece, Receiving};
 
 use crate::error::StoreError;
 use crate::kv::Engine;
-use crate::state::{Standing, State};
+use crate::sound::Soundness;
+use crate::state::{self, Standing, State};
 use saltern_wire::fault_point;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,12 +59,19 @@ struct Shared {
     kept: Mutex<Vec<Snapshot>>,
     /// Held while a snapshot is made: there is one folder for it.
     making: Mutex<()>,
+    soundness: Soundness,
 }
 
 impl Snapshots {
     /// Opens (or makes) the folder, finds the newest whole snapshots in it and removes everything that is neither one of
-    /// them nor an unfinished reception. The newest one must be whole: the log was purged because of it.
-    pub fn open(engine: Arc<dyn Engine>, dir: &Path) -> Result<Self, StoreError> {
+    /// them nor an unfinished reception. The newest one must be whole: the log was purged because of it. What turns out to be
+    /// corrupt, now or later, is noted in `soundness`.
+    pub fn open(engine: Arc<dyn Engine>, dir: &Path, soundness: Soundness) -> Result<Self, StoreError> {
+        let opened = Self::open_whole(engine, dir, soundness.clone());
+        soundness.noted(opened)
+    }
+
+    fn open_whole(engine: Arc<dyn Engine>, dir: &Path, soundness: Soundness) -> Result<Self, StoreError> {
         engine.make_folder(dir)?;
         let mut found = Vec::new();
         for name in engine.list(dir)? {
@@ -78,8 +86,8 @@ impl Snapshots {
             found.push(Snapshot { manifest });
         }
         found.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.manifest.applied));
-        let shared = Shared { engine, dir: dir.into(), kept: Mutex::new(Vec::new()), making: Mutex::new(()) };
-        let snapshots = Self { shared: Arc::new(shared) };
+        let (kept, making) = (Mutex::new(Vec::new()), Mutex::new(()));
+        let snapshots = Self { shared: Arc::new(Shared { engine, dir: dir.into(), kept, making, soundness }) };
         for (age, snapshot) in found.into_iter().take(KEPT).enumerate() {
             match snapshots.check_lengths(&snapshot.manifest) {
                 Ok(()) => snapshots.lock().push(snapshot),
@@ -92,8 +100,9 @@ impl Snapshots {
         Ok(snapshots)
     }
 
-    /// Makes a snapshot of `state` as it is now; it becomes the current one. Reads and digests every file:
-    /// seconds for a large state. If the current one stands at the same entry already, that is the answer.
+    /// Makes a snapshot of `state` as it is now; it becomes the current one. Reads and decodes every row of the checkpoint
+    /// before it digests the files, so that a digest never vouches for a bit that has flipped on the disk: seconds for a
+    /// large state. If the current one stands at the same entry already, that is the answer.
     pub fn create(&self, state: &State) -> Result<Snapshot, StoreError> {
         let _alone = self.shared.making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(current) = self.current()
@@ -104,6 +113,7 @@ impl Snapshots {
         let making = self.path(MAKING);
         self.engine().remove(&making)?;
         let Standing { applied, position, membership } = state.checkpoint(&making)?;
+        self.shared.soundness.noted(state::verify(self.engine(), &making))?;
         let mut files = Vec::new();
         for name in self.engine().list(&making)? {
             let (len, digest) = self.digest(&making.join(&name))?;
@@ -124,8 +134,12 @@ impl Snapshots {
         let kept = self.lock().iter().find(|kept| kept.manifest.id == id).cloned();
         let refuse = |cause: String| StoreError::Snapshot { id: id.into(), cause };
         let kept = kept.ok_or_else(|| refuse("it is gone, a newer one took its place".into()))?;
-        if !kept.manifest.files.iter().any(|entry| entry.name == file) {
-            return Err(refuse(format!("it has no file {file:?}")));
+        let entry = kept.manifest.files.iter().find(|entry| entry.name == file);
+        let entry = entry.ok_or_else(|| refuse(format!("it has no file {file:?}")))?;
+        if offset == 0 {
+            // Once per file and receiver: what has gone bad since it was made must not travel. The receiver would refuse it,
+            // and ask again.
+            self.shared.soundness.noted(self.check_file(id, entry))?;
         }
         self.engine().read_file(&self.path(id).join(file), offset, len)
     }
@@ -181,6 +195,19 @@ impl Snapshots {
             if !keep {
                 self.engine().remove(&self.path(&name))?;
             }
+        }
+        Ok(())
+    }
+
+    /// One file of a snapshot must be what it was when the snapshot was made. Reads all of it.
+    pub(crate) fn check_file(&self, id: &str, entry: &FileEntry) -> Result<(), StoreError> {
+        let path = self.path(id).join(&entry.name);
+        let corrupt = |cause: &str| StoreError::corrupt(format!("the file {} of the snapshot {id}", entry.name), cause);
+        if self.engine().file_len(&path)?.is_none() {
+            return Err(corrupt("it is missing"));
+        }
+        if self.digest(&path)? != (entry.len, entry.digest) {
+            return Err(corrupt("it does not fit its digest"));
         }
         Ok(())
     }

@@ -127,7 +127,7 @@ pub(crate) fn progress_of(read: &impl Read, jid: JobId) -> Result<Vec<(Ordinal, 
     rows.iter().map(|(key, row)| Ok((ordinal_of(Table::Progress, key)?, parse_progress(row)?))).collect()
 }
 
-fn parse_progress(row: &[u8]) -> Result<ProgressRow, StoreError> {
+pub(crate) fn parse_progress(row: &[u8]) -> Result<ProgressRow, StoreError> {
     let wrong = || StoreError::corrupt("a row of the table progress", format!("it reads {row:?}"));
     let Some((&[1, code], since)) = row.split_first_chunk::<2>() else { return Err(wrong()) };
     let since = u64::from_be_bytes(since.try_into().map_err(|_| wrong())?);

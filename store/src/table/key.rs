@@ -10,10 +10,22 @@ use saltern_wire::key::KeyRecord;
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
-struct KeyRow(KeyRecord);
+pub(crate) struct KeyRow(KeyRecord);
 
 impl Encoded for KeyRow {
     const KIND: u8 = 61;
+}
+
+impl KeyRow {
+    /// Where it stands if it counts.
+    pub(crate) fn key(&self) -> Vec<u8> {
+        super::key(&[self.0.minion.as_str().as_bytes()])
+    }
+
+    /// Where it stands if it is denied.
+    pub(crate) fn denied_key(&self) -> Vec<u8> {
+        super::key(&[&denied_subject(&self.0.minion, &self.0.fingerprint())])
+    }
 }
 
 pub(crate) fn put(over: &mut Overlay, record: &KeyRecord) {

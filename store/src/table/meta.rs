@@ -58,6 +58,31 @@ impl Encoded for DirectoryRow {
     const KIND: u8 = 76;
 }
 
+/// Checks a row of this table by its name.
+pub(crate) fn check(name: &[u8], row: &[u8]) -> Result<(), StoreError> {
+    let name = std::str::from_utf8(name).map_err(|_| super::bad_key(Table::Meta))?;
+    match name {
+        APPLIED | TIME | NEXT_ORDINAL | NEXT_MASTER | ORPHANS => parse_number(name, row).map(drop),
+        // The caller of apply encodes these two and decodes them.
+        POSITION | MEMBERSHIP => Ok(()),
+        NEWEST_JOB => parse_jid(row).map(drop),
+        SETTINGS => super::decode::<SettingsRow>(Table::Meta, row).map(drop),
+        CA => super::decode::<CaRow>(Table::Meta, row).map(drop),
+        DIRECTORY => super::decode::<DirectoryRow>(Table::Meta, row).map(drop),
+        _ => Err(super::bad_key(Table::Meta)),
+    }
+}
+
+fn parse_number(name: &str, row: &[u8]) -> Result<u64, StoreError> {
+    let wrong = |_| StoreError::corrupt(format!("the counter {name}"), "it does not have 8 bytes");
+    row.try_into().map(u64::from_be_bytes).map_err(wrong)
+}
+
+fn parse_jid(row: &[u8]) -> Result<JobId, StoreError> {
+    let digits = row.try_into().map_err(|_| StoreError::corrupt("the newest jid", "it does not have 16 bytes"))?;
+    JobId::from_bytes(digits).map_err(|error| StoreError::corrupt("the newest jid", error))
+}
+
 fn key(name: &str) -> Vec<u8> {
     super::key(&[name.as_bytes()])
 }
@@ -72,8 +97,7 @@ pub(crate) fn put_bytes(over: &mut Overlay, name: &str, value: &[u8]) {
 
 /// A counter; `None` if it was never written.
 pub(crate) fn number(read: &impl Read, name: &str) -> Result<Option<u64>, StoreError> {
-    let wrong = |_| StoreError::corrupt(format!("the counter {name}"), "it does not have 8 bytes");
-    bytes(read, name)?.map(|row| row.try_into().map(u64::from_be_bytes).map_err(wrong)).transpose()
+    bytes(read, name)?.map(|row| parse_number(name, &row)).transpose()
 }
 
 pub(crate) fn put_number(over: &mut Overlay, name: &str, value: u64) {
@@ -81,9 +105,7 @@ pub(crate) fn put_number(over: &mut Overlay, name: &str, value: u64) {
 }
 
 pub(crate) fn newest_job(read: &impl Read) -> Result<Option<JobId>, StoreError> {
-    let Some(row) = bytes(read, NEWEST_JOB)? else { return Ok(None) };
-    let digits = row.try_into().map_err(|_| StoreError::corrupt("the newest jid", "it does not have 16 bytes"))?;
-    JobId::from_bytes(digits).map(Some).map_err(|error| StoreError::corrupt("the newest jid", error))
+    bytes(read, NEWEST_JOB)?.map(|row| parse_jid(&row)).transpose()
 }
 
 pub(crate) fn settings(read: &impl Read) -> Result<Settings, StoreError> {

@@ -6,8 +6,9 @@
 //!
 //! Kinds of records, append only: 60 proposal · 61 key · 62 facts · 63 job · 64 job end · 65 return · 66 assembly ·
 //! 67 orphan · 68 mine · 69 master · 70 token · 71 request · 72 CA · 73 settings · 74 snapshot manifest · 75 minion ·
-//! 76 directory.
+//! 76 directory · 77 durable mark.
 
+mod check;
 pub(crate) mod facts;
 pub(crate) mod job;
 pub(crate) mod key;
@@ -18,6 +19,8 @@ pub(crate) mod minion;
 pub(crate) mod request;
 pub(crate) mod returns;
 pub(crate) mod timeline;
+
+pub(crate) use check::check;
 
 use crate::error::StoreError;
 use crate::kv::Table;

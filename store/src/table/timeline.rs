@@ -37,7 +37,7 @@ impl Due {
         Self::Token,
     ];
 
-    fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::PendingKey => 1,
             Self::DeniedKey => 2,

@@ -75,14 +75,16 @@ impl State {
 
     /// Masters that were given an id and are still known, by id.
     pub fn masters(&self) -> Result<Vec<JoinedMaster>, StoreError> {
-        let rows = master::all(&self.live().kv)?;
-        let joined = |(master, row): (MasterId, master::MasterRow)| JoinedMaster {
-            master,
-            name: row.name,
-            public_key: row.public_key,
-            joined: row.joined,
-        };
-        Ok(rows.into_iter().map(joined).collect())
+        self.reading(|live| {
+            let rows = master::all(&live.kv)?;
+            let joined = |(master, row): (MasterId, master::MasterRow)| JoinedMaster {
+                master,
+                name: row.name,
+                public_key: row.public_key,
+                joined: row.joined,
+            };
+            Ok(rows.into_iter().map(joined).collect())
+        })
     }
 
     /// How many minions, pending keys and open jobs there are.
@@ -97,25 +99,25 @@ impl State {
 
     /// What the request was answered first, and at which revision; `None` if it was never applied or 24 h have passed.
     pub fn answer_to(&self, request: RequestId) -> Result<Option<(Revision, Applied)>, StoreError> {
-        let live = self.live();
-        let Some(row) = request::get(&live.kv, request)? else { return Ok(None) };
-        let applied = match row.answer {
-            Answer::Whole(applied) => applied,
-            Answer::Opened(jid) => {
-                let expected = job::get(&live.kv, jid)?.map(|row| row.expected).unwrap_or_default();
-                let names = expected.iter().filter_map(|number| live.index.names.get(&Ordinal(number)).cloned());
-                let mut minions: Vec<_> = names.collect();
-                minions.sort_unstable();
-                Ok(Reply::Opened { jid, minions })
-            }
-        };
-        Ok(Some((Revision(row.revision), applied)))
+        self.reading(|live| {
+            let Some(row) = request::get(&live.kv, request)? else { return Ok(None) };
+            let applied = match row.answer {
+                Answer::Whole(applied) => applied,
+                Answer::Opened(jid) => {
+                    let expected = job::get(&live.kv, jid)?.map(|row| row.expected).unwrap_or_default();
+                    let names = expected.iter().filter_map(|number| live.index.names.get(&Ordinal(number)).cloned());
+                    let mut minions: Vec<_> = names.collect();
+                    minions.sort_unstable();
+                    Ok(Reply::Opened { jid, minions })
+                }
+            };
+            Ok(Some((Revision(row.revision), applied)))
+        })
     }
 
     /// When a tick would next end something (acceptance, retention, keys, tokens, request ids); `None` if nothing ends by
     /// itself. A leader without other work commits a tick once this has passed.
     pub fn next_due(&self) -> Result<Option<LogicalTime>, StoreError> {
-        let live = self.live();
-        machine::next_due(&live.kv, &live.index)
+        self.reading(|live| machine::next_due(&live.kv, &live.index))
     }
 }

@@ -89,55 +89,58 @@ pub struct OrphanPart {
 impl State {
     /// One job, with where everybody stands.
     pub fn job(&self, jid: &JobId) -> Result<Option<JobRecord>, StoreError> {
-        let live = self.live();
-        let Some(row) = job::get(&live.kv, *jid)? else { return Ok(None) };
-        let (mut accepted, mut answered) = (RoaringBitmap::new(), RoaringBitmap::new());
-        for (ordinal, row) in job::progress_of(&live.kv, *jid)? {
-            match row.progress {
-                Progress::Accepted => accepted.insert(ordinal.0),
-                Progress::Returned | Progress::Failed | Progress::Interrupted => answered.insert(ordinal.0),
-                Progress::Waiting | Progress::Expired | Progress::Unreachable => false,
-            };
-        }
-        Ok(Some(JobRecord {
-            jid: *jid,
-            job: peek(*jid, &row.job)?,
-            signed: row.job,
-            opened: row.opened,
-            revision: Revision(row.revision),
-            expected: row.expected,
-            accepted,
-            answered,
-            done: job::end(&live.kv, *jid)?.map(|end| end.done),
-        }))
+        self.reading(|live| {
+            let Some(row) = job::get(&live.kv, *jid)? else { return Ok(None) };
+            let (mut accepted, mut answered) = (RoaringBitmap::new(), RoaringBitmap::new());
+            for (ordinal, row) in job::progress_of(&live.kv, *jid)? {
+                match row.progress {
+                    Progress::Accepted => accepted.insert(ordinal.0),
+                    Progress::Returned | Progress::Failed | Progress::Interrupted => answered.insert(ordinal.0),
+                    Progress::Waiting | Progress::Expired | Progress::Unreachable => false,
+                };
+            }
+            Ok(Some(JobRecord {
+                jid: *jid,
+                job: peek(*jid, &row.job)?,
+                signed: row.job,
+                opened: row.opened,
+                revision: Revision(row.revision),
+                expected: row.expected,
+                accepted,
+                answered,
+                done: job::end(&live.kv, *jid)?.map(|end| end.done),
+            }))
+        })
     }
 
     /// A job as it was signed, to be offered.
     pub fn signed_job(&self, jid: &JobId) -> Result<Option<Signed<Job>>, StoreError> {
-        Ok(job::get(&self.live().kv, *jid)?.map(|row| row.job))
+        self.reading(|live| Ok(job::get(&live.kv, *jid)?.map(|row| row.job)))
     }
 
     /// Where each targeted minion stands, by number. Empty if the truth does not hold the job.
     pub fn progress(&self, jid: &JobId) -> Result<Vec<(Ordinal, MinionId, Progress)>, StoreError> {
-        let live = self.live();
-        let Some(row) = job::get(&live.kv, *jid)? else { return Ok(Vec::new()) };
-        let mut settled = job::progress_of(&live.kv, *jid)?.into_iter().peekable();
-        let stand = |number| {
-            let found = settled.next_if(|(ordinal, _)| ordinal.0 == number);
-            let progress = found.map_or(Progress::Waiting, |(_, row)| row.progress);
-            Some((Ordinal(number), live.index.names.get(&Ordinal(number))?.clone(), progress))
-        };
-        Ok(row.expected.iter().filter_map(stand).collect())
+        self.reading(|live| {
+            let Some(row) = job::get(&live.kv, *jid)? else { return Ok(Vec::new()) };
+            let mut settled = job::progress_of(&live.kv, *jid)?.into_iter().peekable();
+            let stand = |number| {
+                let found = settled.next_if(|(ordinal, _)| ordinal.0 == number);
+                let progress = found.map_or(Progress::Waiting, |(_, row)| row.progress);
+                Some((Ordinal(number), live.index.names.get(&Ordinal(number))?.clone(), progress))
+            };
+            Ok(row.expected.iter().filter_map(stand).collect())
+        })
     }
 
     /// Where one minion stands, since when; `None` if the job is not held or not for it.
     pub fn progress_of(&self, jid: &JobId, ordinal: Ordinal) -> Result<Option<(Progress, LogicalTime)>, StoreError> {
-        let live = self.live();
-        if let Some(row) = job::progress(&live.kv, *jid, ordinal)? {
-            return Ok(Some((row.progress, row.since)));
-        }
-        let row = job::get(&live.kv, *jid)?.filter(|row| row.expected.contains(ordinal.0));
-        Ok(row.map(|row| (Progress::Waiting, row.opened)))
+        self.reading(|live| {
+            if let Some(row) = job::progress(&live.kv, *jid, ordinal)? {
+                return Ok(Some((row.progress, row.since)));
+            }
+            let row = job::get(&live.kv, *jid)?.filter(|row| row.expected.contains(ordinal.0));
+            Ok(row.map(|row| (Progress::Waiting, row.opened)))
+        })
     }
 
     /// All returns of a job, by number. Read in pages: entries are applied in between.
@@ -160,46 +163,50 @@ impl State {
         after: Option<Ordinal>,
         limit: usize,
     ) -> Result<Vec<ReturnRecord>, StoreError> {
-        let live = self.live();
-        let rows = returns::page(&live.kv, *jid, after, limit)?;
-        rows.iter().map(|(ordinal, row)| record(&live.kv, &live.index, *jid, *ordinal, row)).collect()
+        self.reading(|live| {
+            let rows = returns::page(&live.kv, *jid, after, limit)?;
+            rows.iter().map(|(ordinal, row)| record(&live.kv, &live.index, *jid, *ordinal, row)).collect()
+        })
     }
 
     /// One minion's return.
     pub fn return_of(&self, jid: &JobId, ordinal: Ordinal) -> Result<Option<ReturnRecord>, StoreError> {
-        let live = self.live();
-        let row = returns::get(&live.kv, *jid, ordinal)?;
-        row.map(|row| record(&live.kv, &live.index, *jid, ordinal, &row)).transpose()
+        self.reading(|live| {
+            let row = returns::get(&live.kv, *jid, ordinal)?;
+            row.map(|row| record(&live.kv, &live.index, *jid, ordinal, &row)).transpose()
+        })
     }
 
     /// How many pieces of answers that contradict the recorded one are kept for this minion and job.
     pub fn conflicts_of(&self, jid: &JobId, ordinal: Ordinal) -> Result<usize, StoreError> {
-        returns::conflicts(&self.live().kv, *jid, ordinal, usize::MAX)
+        self.reading(|live| returns::conflicts(&live.kv, *jid, ordinal, usize::MAX))
     }
 
     /// Up to `limit` pieces of returns that came for a job which the truth does not hold.
     pub fn orphans(&self, jid: &JobId, limit: usize) -> Result<Vec<OrphanPart>, StoreError> {
-        let live = self.live();
-        let pieces = returns::pieces(&live.kv, Table::Orphans, *jid, limit)?;
-        let named = |(ordinal, part, row): (Ordinal, u16, returns::ReturnRow)| {
-            let minion = live.index.names.get(&ordinal)?.clone();
-            let returns::ReturnRow { digest, parts, body, via, recorded } = row;
-            Some(OrphanPart { minion, ordinal, part: (part, parts), digest, body, via, recorded })
-        };
-        Ok(pieces.into_iter().filter_map(named).collect())
+        self.reading(|live| {
+            let pieces = returns::pieces(&live.kv, Table::Orphans, *jid, limit)?;
+            let named = |(ordinal, part, row): (Ordinal, u16, returns::ReturnRow)| {
+                let minion = live.index.names.get(&ordinal)?.clone();
+                let returns::ReturnRow { digest, parts, body, via, recorded } = row;
+                Some(OrphanPart { minion, ordinal, part: (part, parts), digest, body, via, recorded })
+            };
+            Ok(pieces.into_iter().filter_map(named).collect())
+        })
     }
 
     /// Up to `limit` jobs with jids below `before`, newest first; open ones only, if asked for.
     pub fn jobs(&self, before: Option<JobId>, limit: usize, only_open: bool) -> Result<Vec<JobSummary>, StoreError> {
-        let live = self.live();
-        let rows = if only_open {
-            let open = live.index.open.keys().rev().filter(|jid| before.is_none_or(|before| **jid < before));
-            let rows = open.take(limit).map(|jid| Ok(job::get(&live.kv, *jid)?.map(|row| (*jid, row))));
-            rows.collect::<Result<Vec<_>, StoreError>>()?.into_iter().flatten().collect()
-        } else {
-            job::newest(&live.kv, before, limit)?
-        };
-        rows.into_iter().map(|(jid, row)| summary(&live.kv, &live.index, jid, row)).collect()
+        self.reading(|live| {
+            let rows = if only_open {
+                let open = live.index.open.keys().rev().filter(|jid| before.is_none_or(|before| **jid < before));
+                let rows = open.take(limit).map(|jid| Ok(job::get(&live.kv, *jid)?.map(|row| (*jid, row))));
+                rows.collect::<Result<Vec<_>, StoreError>>()?.into_iter().flatten().collect()
+            } else {
+                job::newest(&live.kv, before, limit)?
+            };
+            rows.into_iter().map(|(jid, row)| summary(&live.kv, &live.index, jid, row)).collect()
+        })
     }
 
     /// Jids of jobs that somebody owes an answer for, oldest first.

@@ -20,12 +20,12 @@ impl State {
 
     /// Every denied key, by id.
     pub fn denied(&self) -> Result<Vec<KeyRecord>, StoreError> {
-        table::key::denied_all(&self.live().kv)
+        self.reading(|live| table::key::denied_all(&live.kv))
     }
 
     /// The denied keys of `minion`.
     pub fn denied_of(&self, minion: &MinionId) -> Result<Vec<KeyRecord>, StoreError> {
-        table::key::denied_of(&self.live().kv, minion)
+        self.reading(|live| table::key::denied_of(&live.kv, minion))
     }
 
     /// The accepted minion with this number.

@@ -37,7 +37,8 @@ impl State {
     /// What an accepted minion last said about itself; `None` if it is not accepted or has said nothing yet.
     pub fn facts(&self, minion: &MinionId) -> Result<Option<FactsRecord>, StoreError> {
         let Some(ordinal) = self.ordinal_of(minion) else { return Ok(None) };
-        Ok(facts::get(&self.live().kv, ordinal)?.map(FactsRecord::from))
+        let row = self.reading(|live| facts::get(&live.kv, ordinal))?;
+        Ok(row.map(FactsRecord::from))
     }
 
     /// Calls `visit` with each accepted minion by number, with its grains if it has reported any. Reads in pages: entries
@@ -47,11 +48,10 @@ impl State {
         visit: &mut dyn FnMut(Ordinal, &MinionId, Option<&FactsRecord>),
     ) -> Result<(), StoreError> {
         for page in self.accepted().chunks(FACTS_PER_PAGE) {
-            let read = {
-                let live = self.live();
+            let read = self.reading(|live| {
                 let rows = page.iter().map(|(ordinal, _)| facts::get(&live.kv, *ordinal));
-                rows.collect::<Result<Vec<_>, _>>()?
-            };
+                rows.collect::<Result<Vec<_>, _>>()
+            })?;
             for ((ordinal, minion), row) in page.iter().zip(read) {
                 visit(*ordinal, minion, row.map(FactsRecord::from).as_ref());
             }
@@ -61,23 +61,29 @@ impl State {
 
     /// The newest values that `of` (those of them that are accepted) have reported under `function`, by minion id.
     pub fn mine(&self, of: &RoaringBitmap, function: &str) -> Result<Vec<MineEntry>, StoreError> {
-        let live = self.live();
-        let mut entries = Vec::new();
-        for number in of & &live.index.accepted {
-            let Some(minion) = live.index.names.get(&Ordinal(number)) else { continue };
-            let Some(row) = mine::get(&live.kv, Ordinal(number), function)? else { continue };
-            if let Some(value) = row.value {
-                entries.push(MineEntry { minion: minion.clone(), function: function.into(), value, stamp: row.stamp });
+        self.reading(|live| {
+            let mut entries = Vec::new();
+            for number in of & &live.index.accepted {
+                let Some(minion) = live.index.names.get(&Ordinal(number)) else { continue };
+                let Some(row) = mine::get(&live.kv, Ordinal(number), function)? else { continue };
+                if let Some(value) = row.value {
+                    entries.push(MineEntry {
+                        minion: minion.clone(),
+                        function: function.into(),
+                        value,
+                        stamp: row.stamp,
+                    });
+                }
             }
-        }
-        entries.sort_unstable_by(|a, b| a.minion.cmp(&b.minion));
-        Ok(entries)
+            entries.sort_unstable_by(|a, b| a.minion.cmp(&b.minion));
+            Ok(entries)
+        })
     }
 
     /// Everything that one accepted minion has reported, by function.
     pub fn mine_of(&self, minion: &MinionId) -> Result<Vec<MineEntry>, StoreError> {
         let Some(ordinal) = self.ordinal_of(minion) else { return Ok(Vec::new()) };
-        let rows = mine::of(&self.live().kv, ordinal)?;
+        let rows = self.reading(|live| mine::of(&live.kv, ordinal))?;
         let entry = |(function, row): (String, mine::MineRow)| {
             let value = row.value?;
             Some(MineEntry { minion: minion.clone(), function, value, stamp: row.stamp })

@@ -4,8 +4,8 @@
 use crate::world::{BEGIN, Bench, World, digest, outcome, parts, record};
 use saltern_store::command::Command;
 use saltern_store::kv::memory::MemoryEngine;
-use saltern_store::kv::{Engine, Kv};
-use saltern_store::{Manifest, Snapshots, State, StoreError};
+use saltern_store::kv::{Engine, FixedFile, Kind, Kv};
+use saltern_store::{Manifest, Snapshots, Soundness, State, StoreError};
 use saltern_wire::LogicalTime;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +34,9 @@ impl Engine for Failing {
         self.step(dir)?;
         self.disk.open_state(dir)
     }
+    fn open_read_only(&self, dir: &Path, kind: Kind) -> Result<Arc<dyn Kv>, StoreError> {
+        self.disk.open_read_only(dir, kind)
+    }
     fn make_folder(&self, dir: &Path) -> Result<(), StoreError> {
         self.step(dir)?;
         self.disk.make_folder(dir)
@@ -58,6 +61,9 @@ impl Engine for Failing {
     fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         self.step(path)?;
         self.disk.replace_file(path, bytes)
+    }
+    fn open_fixed(&self, path: &Path) -> Result<Option<Box<dyn FixedFile>>, StoreError> {
+        self.disk.open_fixed(path)
     }
     fn clone_folder(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         self.step(to)?;
@@ -101,14 +107,14 @@ impl Machine {
     }
 
     fn state(&self, engine: &Arc<dyn Engine>) -> Arc<State> {
-        State::open(engine.clone(), &at("state")).unwrap()
+        State::open(engine.clone(), &at("state"), Soundness::new()).unwrap()
     }
 }
 
 /// Receives and installs everything; stops at the first error.
 fn take_over(engine: &Arc<dyn Engine>, from: &Snapshots, manifest: &Manifest) -> Result<(), StoreError> {
-    let state = State::open(engine.clone(), &at("state"))?;
-    let snapshots = Snapshots::open(engine.clone(), &at("snapshots"))?;
+    let state = State::open(engine.clone(), &at("state"), Soundness::new())?;
+    let snapshots = Snapshots::open(engine.clone(), &at("snapshots"), Soundness::new())?;
     let whole = snapshots.current().filter(|current| current.manifest == *manifest);
     let snapshot = match whole {
         Some(snapshot) => snapshot,
@@ -131,7 +137,7 @@ fn receiving_and_installing_survive_a_power_cut_at_every_step() {
     source.enrol(&["new1"]);
     let jid = source.open(0, &[1]);
     source.run(record(1, parts(jid, &outcome(&"x".repeat(5000), true)))).unwrap();
-    let sending = Snapshots::open(bench.engine.clone(), &bench.dir("snapshots")).unwrap();
+    let sending = Snapshots::open(bench.engine.clone(), &bench.dir("snapshots"), Soundness::new()).unwrap();
     let manifest = sending.create(&source.state).unwrap().manifest;
     let new = digest(&source.state);
     let old = {
@@ -162,15 +168,16 @@ fn making_a_snapshot_survives_a_power_cut_at_every_step() {
     for steps in 0.. {
         let machine = Machine::new();
         let engine = machine.plain();
-        let snapshots = Snapshots::open(engine.clone(), &at("snapshots")).unwrap();
+        let snapshots = Snapshots::open(engine.clone(), &at("snapshots"), Soundness::new()).unwrap();
         let mut world =
             World { state: machine.state(&engine), next: 5, now: LogicalTime::from_unix_micros(BEGIN + 99) };
         let first = snapshots.create(&world.state).unwrap();
         world.run(Command::Tick).unwrap();
         let failing = machine.failing_after(steps);
-        let second = Snapshots::open(failing, &at("snapshots")).and_then(|snapshots| snapshots.create(&world.state));
+        let second = Snapshots::open(failing, &at("snapshots"), Soundness::new())
+            .and_then(|snapshots| snapshots.create(&world.state));
         machine.disk.crash();
-        let held = Snapshots::open(machine.plain(), &at("snapshots")).unwrap().current().unwrap();
+        let held = Snapshots::open(machine.plain(), &at("snapshots"), Soundness::new()).unwrap().current().unwrap();
         match second {
             Ok(second) => {
                 assert_eq!(held, second);

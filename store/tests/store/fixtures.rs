@@ -3,11 +3,11 @@
 //! `UPDATE_FIXTURES=1 cargo test -p saltern-store` writes the ones that are missing.
 
 use crate::world::{
-    BEGIN, Bench, World, accept, cluster, delete, digest, directory, facts, found, here, id, job, mine, outcome, parts,
-    public_key, record, reject, set, sign, submit, take,
+    BEGIN, Bench, World, accept, cluster, current, delete, digest, directory, facts, found, here, id, job, mine,
+    outcome, parts, public_key, record, reject, set, sign, submit, take,
 };
-use saltern_store::Snapshots;
 use saltern_store::command::{Command, JobCommand, KeyCommand, MasterCommand, Proposal};
+use saltern_store::{Snapshots, Soundness};
 use saltern_wire::{JobId, LogicalTime, MasterId, RequestId};
 use serde_json::json;
 
@@ -89,7 +89,7 @@ fn a_state_of_an_earlier_version_is_read_and_means_the_same() {
     let path = here("fixtures").join("state-1.bin");
     let live = bench.dir("state").join("state-1");
     if !path.exists() && std::env::var_os("UPDATE_FIXTURES").is_some() {
-        let snapshots = Snapshots::open(made.engine.clone(), &made.dir("snapshots")).unwrap();
+        let snapshots = Snapshots::open(made.engine.clone(), &made.dir("snapshots"), Soundness::new()).unwrap();
         let made = snapshots.create(&world.state).unwrap();
         let file = &made.manifest.files[0];
         let bytes = snapshots.read_chunk(&made.manifest.id, &file.name, 0, 1 << 24).unwrap();
@@ -97,6 +97,7 @@ fn a_state_of_an_earlier_version_is_read_and_means_the_same() {
     }
     let frozen = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     bench.engine.append_file(&live.join("tables"), &frozen).unwrap();
+    bench.engine.replace_file(&bench.dir("state").join("CURRENT"), &current(1)).unwrap();
     let state = bench.state();
     assert_eq!(state.position(), world.state.position());
     assert_eq!(state.counts(), world.state.counts());

@@ -5,7 +5,7 @@ use crate::world::Bench;
 use saltern_store::kv::memory::MemoryEngine;
 use saltern_store::kv::{Batch, Direction, Engine, Span, Table};
 use saltern_store::log::Done;
-use saltern_store::{FlushBy, Log, StoreError};
+use saltern_store::{FlushBy, Log, Soundness, StoreError};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -38,7 +38,7 @@ fn each(mut test: impl FnMut(&Bench, FlushBy)) {
 }
 
 fn open(bench: &Bench, flush: FlushBy) -> Log<Entry> {
-    Log::open(bench.engine.as_ref(), &bench.dir("log"), flush).unwrap()
+    Log::open(bench.engine.as_ref(), &bench.dir("log"), flush, Soundness::new()).unwrap()
 }
 
 #[test]
@@ -209,7 +209,11 @@ fn a_flipped_bit_is_found_when_the_log_is_opened() {
         log.save_vote(b"vote".to_vec(), done(1));
         drop(log);
         let (engine, dir) = (bench.engine.as_ref(), bench.dir("log"));
-        let reopen = || Log::<Entry>::open(engine, &dir, FlushBy::Caller).err().map(|error| (error.to_string(), error));
+        let reopen = || {
+            Log::<Entry>::open(engine, &dir, FlushBy::Caller, Soundness::new())
+                .err()
+                .map(|error| (error.to_string(), error))
+        };
         let flip = |row: &mut Vec<u8>| *row.last_mut().unwrap() ^= 1;
         bend(engine, &dir, Table::Log, 6, flip);
         let (text, error) = reopen().expect("a bent entry");
@@ -217,10 +221,12 @@ fn a_flipped_bit_is_found_when_the_log_is_opened() {
         assert!(text.contains("log entry 7"), "{text}");
         bend(engine, &dir, Table::Log, 6, flip);
         assert!(reopen().is_none(), "{}: whole again", bench.name);
-        bend(engine, &dir, Table::LogMeta, 0, flip);
-        let (text, _) = reopen().expect("a bent vote");
-        assert!(text.contains("vote"), "{text}");
-        bend(engine, &dir, Table::LogMeta, 0, flip);
+        for (number, name) in ["generation", "vote"].into_iter().enumerate() {
+            bend(engine, &dir, Table::LogMeta, number, flip);
+            let (text, _) = reopen().expect(name);
+            assert!(text.contains(name), "{text}");
+            bend(engine, &dir, Table::LogMeta, number, flip);
+        }
         bend(engine, &dir, Table::Log, 4, Vec::clear);
         let (text, _) = reopen().expect("a hole");
         assert!(text.contains("log entry 5"), "{text}");
@@ -231,7 +237,7 @@ fn a_flipped_bit_is_found_when_the_log_is_opened() {
 fn a_crash_keeps_what_was_acknowledged() {
     let disk = MemoryEngine::new();
     let dir = Path::new("m/log");
-    let log = Log::<Entry>::open(&disk, dir, FlushBy::Caller).unwrap();
+    let log = Log::<Entry>::open(&disk, dir, FlushBy::Caller, Soundness::new()).unwrap();
     let (done, heard) = reports();
     log.append(entries(1..=3), done(0));
     log.save_vote(b"vote".to_vec(), done(1));
@@ -241,7 +247,7 @@ fn a_crash_keeps_what_was_acknowledged() {
     let (sender, failed) = channel();
     log.append(vec![entry(4)], Box::new(move |result| sender.send(result.is_err()).unwrap()));
     assert!(failed.recv().unwrap(), "nothing is acknowledged after the crash");
-    let log = Log::<Entry>::open(&disk, dir, FlushBy::Caller).unwrap();
+    let log = Log::<Entry>::open(&disk, dir, FlushBy::Caller, Soundness::new()).unwrap();
     assert_eq!(log.read(.., None).unwrap(), entries(1..=3));
     assert_eq!(log.vote(), Some(b"vote".to_vec()));
     assert_eq!(log.committed(), None, "the committed position is not synced");

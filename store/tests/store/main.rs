@@ -11,6 +11,7 @@ mod fixtures;
 mod kv;
 mod laws;
 mod logs;
+mod marks;
 mod scripts;
 mod snapshots;
 mod states;

@@ -1,16 +1,16 @@
 //! Snapshots: made, streamed, interrupted, resumed, installed; and what a crash in the middle leaves.
 
-use crate::world::{Bench, World, digest, outcome, parts, record};
+use crate::world::{Bench, World, current, digest, outcome, parts, record};
 use saltern_store::command::Command;
 use saltern_store::kv::Engine;
 use saltern_store::kv::memory::MemoryEngine;
-use saltern_store::{Manifest, Receiving, Snapshot, Snapshots, State, StoreError};
+use saltern_store::{Manifest, Receiving, Snapshot, Snapshots, Soundness, State, StoreError};
 use saltern_wire::LogicalTime;
 use std::path::Path;
 use std::sync::Arc;
 
 fn snapshots(bench: &Bench) -> Snapshots {
-    Snapshots::open(bench.engine.clone(), &bench.dir("snapshots")).unwrap()
+    Snapshots::open(bench.engine.clone(), &bench.dir("snapshots"), Soundness::new()).unwrap()
 }
 
 /// A state with some content, the number of which shows in its digest.
@@ -114,7 +114,7 @@ fn pieces_must_fit_where_they_are_said_to_belong() {
     let snapshots = snapshots(&bench);
     let made = snapshots.create(&from.state).unwrap();
     let other = Bench::memory();
-    let to = Snapshots::open(other.engine.clone(), &other.dir("snapshots")).unwrap();
+    let to = Snapshots::open(other.engine.clone(), &other.dir("snapshots"), Soundness::new()).unwrap();
     let receiving = to.receive(made.manifest.clone()).unwrap();
     let file = &made.manifest.files[0];
     assert!(receiving.write_chunk("../escape", 0, b"x").is_err());
@@ -159,7 +159,7 @@ fn a_torn_snapshot_is_not_served() {
         let file = made.manifest.files.iter().find(|file| file.len > 0).unwrap();
         let path = bench.dir("snapshots").join(&made.manifest.id).join(&file.name);
         bench.engine.remove(&path).unwrap();
-        let refused = Snapshots::open(bench.engine.clone(), &bench.dir("snapshots")).err().unwrap();
+        let refused = Snapshots::open(bench.engine.clone(), &bench.dir("snapshots"), Soundness::new()).err().unwrap();
         assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
         assert!(refused.to_string().contains(&file.name), "{refused}");
     }
@@ -183,7 +183,7 @@ fn what_an_interrupted_install_leaves_is_cleared_away() {
         drop(state);
         // Current, the old one not yet removed: the new state stands.
         bench.engine.clone_folder(&from, &next).unwrap();
-        bench.engine.replace_file(&bench.dir("state").join("CURRENT"), b"state-2").unwrap();
+        bench.engine.replace_file(&bench.dir("state").join("CURRENT"), &current(2)).unwrap();
         let state = bench.state();
         assert_eq!(digest(&state), before, "{}", bench.name);
         assert_eq!(bench.engine.list(&bench.dir("state")).unwrap(), ["CURRENT", "state-2"]);
@@ -191,7 +191,7 @@ fn what_an_interrupted_install_leaves_is_cleared_away() {
         for name in ["making", "00000000000000000009-0000000000000000"] {
             bench.engine.clone_folder(&from, &bench.dir("snapshots").join(name)).unwrap();
         }
-        let reopened = Snapshots::open(bench.engine.clone(), &bench.dir("snapshots")).unwrap();
+        let reopened = Snapshots::open(bench.engine.clone(), &bench.dir("snapshots"), Soundness::new()).unwrap();
         assert_eq!(reopened.current(), Some(made.clone()));
         let names = bench.engine.list(&bench.dir("snapshots")).unwrap();
         assert_eq!(names, [made.manifest.id.clone(), format!("{}.manifest", made.manifest.id)], "{}", bench.name);
@@ -206,8 +206,8 @@ fn a_power_cut_after_an_install_leaves_the_installed_state() {
     let made = sending.create(&from.state).unwrap();
     let disk = MemoryEngine::new();
     let engine: Arc<dyn Engine> = Arc::new(disk.clone());
-    let open = || State::open(engine.clone(), Path::new("m/state")).unwrap();
-    let folder = || Snapshots::open(engine.clone(), Path::new("m/snapshots")).unwrap();
+    let open = || State::open(engine.clone(), Path::new("m/state"), Soundness::new()).unwrap();
+    let folder = || Snapshots::open(engine.clone(), Path::new("m/snapshots"), Soundness::new()).unwrap();
     let receiving = folder();
     let half = receiving.receive(made.manifest.clone()).unwrap();
     stream(&sending, &half, 500, 3);

@@ -6,7 +6,7 @@ use crate::world::{
 };
 use saltern_store::command::{Command, Effect, JobCommand, KeyCommand, Refused, Reply};
 use saltern_store::kv::memory::MemoryEngine;
-use saltern_store::{Payload, State, StoreError};
+use saltern_store::{Payload, Soundness, State, StoreError};
 use saltern_wire::job::{OutcomeKind, Progress, Recorded};
 use saltern_wire::limits::RETURN_PART_BYTES_MAX;
 use saltern_wire::{JobId, LogicalTime, Ordinal, RequestId};
@@ -94,7 +94,7 @@ fn grouping_entries_into_calls_does_not_show() {
 #[test]
 fn a_crash_goes_back_to_the_last_flush_and_replaying_leads_to_the_same_state() {
     let disk = MemoryEngine::new();
-    let state = State::open(Arc::new(disk.clone()), Path::new("m/state")).unwrap();
+    let state = State::open(Arc::new(disk.clone()), Path::new("m/state"), Soundness::new()).unwrap();
     let mut world = World { state, next: 1, now: LogicalTime::from_unix_micros(BEGIN) };
     world.enrol(&["a", "b"]);
     world.state.flush().unwrap();
@@ -106,7 +106,7 @@ fn a_crash_goes_back_to_the_last_flush_and_replaying_leads_to_the_same_state() {
     disk.crash();
     let refused = world.state.apply(&[]).unwrap_err();
     assert!(refused.to_string().contains("crashed"), "{refused}");
-    let state = State::open(Arc::new(disk), Path::new("m/state")).unwrap();
+    let state = State::open(Arc::new(disk), Path::new("m/state"), Soundness::new()).unwrap();
     assert_eq!(state.applied_index(), flushed);
     assert_eq!(state.counts().accepted, 2);
     state.apply(&items).unwrap();

@@ -6,7 +6,7 @@ use saltern_store::command::{
 use saltern_store::kv::Engine;
 use saltern_store::kv::memory::MemoryEngine;
 use saltern_store::kv::rocks::RocksEngine;
-use saltern_store::{AppliedEntry, Item, Payload, State};
+use saltern_store::{AppliedEntry, Item, Payload, Soundness, State};
 use saltern_wire::crypto::{Fingerprint, Identity, PublicKey, Signed};
 use saltern_wire::io::Address;
 use saltern_wire::job::{Job, Outcome, OutcomeKind, ReturnPart};
@@ -42,7 +42,7 @@ impl Bench {
     }
 
     pub fn state(&self) -> Arc<State> {
-        State::open(self.engine.clone(), &self.dir("state")).unwrap()
+        State::open(self.engine.clone(), &self.dir("state"), Soundness::new()).unwrap()
     }
 }
 
@@ -239,6 +239,12 @@ pub fn found() -> Command {
         directory: directory(1, 1, &[(1, "alpha")]),
         settings: Settings::default(),
     })
+}
+
+/// What the file CURRENT of a state reads when folder `number` is the live one.
+pub fn current(number: u64) -> Vec<u8> {
+    let name = format!("state-{number}");
+    format!("{name} {:08x}\n", crc32c::crc32c(name.as_bytes())).into_bytes()
 }
 
 /// Every row of a folder that a state was opened in, for comparisons: its digest.

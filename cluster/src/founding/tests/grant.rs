@@ -14,7 +14,7 @@ use saltern_pubsub::clock::SystemEntropy;
 use saltern_pubsub::disk::SystemDisk;
 use saltern_store::command::{Command, MasterCommand, Proposal};
 use saltern_store::kv::memory::MemoryEngine;
-use saltern_store::{AppliedEntry, Item, Payload, State};
+use saltern_store::{AppliedEntry, Item, Payload, State, Soundness};
 use saltern_wire::api::{Answer, FailureCode, JoinGrant, JoinRequest, JoinTokenRequest, REQUEST_HEADER};
 use saltern_wire::io::Address;
 use saltern_wire::master::{Directory, MasterState};
@@ -40,7 +40,7 @@ impl Founder {
     fn new(folder: &Path) -> Arc<Self> {
         found(folder).expect("founded");
         let founder = Self {
-            state: State::open(Arc::new(MemoryEngine::new()), Path::new("/state")).expect("an empty disk"),
+            state: State::open(Arc::new(MemoryEngine::new()), Path::new("/state"), Soundness::new()).expect("an empty disk"),
             credentials: Credentials::load(&SystemDisk, folder).expect("loaded"),
             next: Mutex::new(1),
             overtake: Mutex::new(None),
