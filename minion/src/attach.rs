@@ -6,7 +6,9 @@
 //! ```
 //!
 //! **Invariants.** The first failure of a master costs no waiting: the next one is tried at once. Only a master that fails
-//! repeatedly is left alone for a while, at most [`BACKOFF_MAX`], with full jitter. A master that said how long to stay away is obeyed.
+//! repeatedly is left alone for a while, at most [`BACKOFF_MAX`], with full jitter. A master that said how long to stay away
+//! is obeyed. One that lives and is of no use (no quorum, no word about our key, no fan-out, every call refused) is left for
+//! one that may be better, and kept if there is none.
 
 use saltern_wire::MinionId;
 use saltern_wire::fanout::Beacon;
@@ -23,11 +25,20 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 /// A session has to live this long before the failures before it are forgotten.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// How long a master without quorum is kept: an election is over long before.
-const NO_QUORUM_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a master without quorum is kept at least: an election is over long before.
+pub const NO_QUORUM_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long it is remembered that a master had no quorum.
-const NO_QUORUM_MEMORY: Duration = Duration::from_secs(60);
+/// The minions of one master spread over so long when it has no quorum.
+pub const NO_QUORUM_SPREAD: Duration = Duration::from_secs(5);
+
+/// How long it is remembered that a master was of no use: had no quorum, or refused every call.
+const USELESS_MEMORY: Duration = Duration::from_secs(60);
+
+/// How long a master may take to say what it thinks of our key. It answers from memory, or proposes a new key first.
+const STANDING_WITHIN: Duration = Duration::from_secs(15);
+
+/// How long it may take from there until the fan-out stands: a grant and a connection, in the middle of a herd.
+const SUBSCRIBE_WITHIN: Duration = Duration::from_secs(12);
 
 /// A poll that is later than this was late by the minion's own fault.
 const OWN_LATENESS_MAX: Duration = Duration::from_millis(1_500);
@@ -41,7 +52,7 @@ struct Mark {
     listed: bool,
     failures: u32,
     not_before: Duration,
-    no_quorum_until: Duration,
+    useless_until: Duration,
 }
 
 /// The masters that may be attached to.
@@ -82,7 +93,7 @@ impl Candidates {
         let rank = |(address, mark): &(&Address, &Mark)| {
             (
                 mark.not_before.max(now),
-                mark.no_quorum_until > now,
+                mark.useless_until > now,
                 mark.failures,
                 // An address that only the configuration knows may be an alias of a listed one.
                 !mark.listed,
@@ -137,17 +148,17 @@ impl Candidates {
     pub fn handle_stable(&mut self, address: &Address) {
         if let Some(mark) = self.marks.get_mut(address) {
             mark.failures = 0;
-            mark.no_quorum_until = Duration::ZERO;
         }
     }
 
-    /// The master has had no quorum for too long. Whether there is another that is not known to lack it too.
-    pub fn handle_no_quorum(&mut self, address: &Address, now: Duration) -> bool {
+    /// The master lives and has been of no use for too long: no quorum, or every call refused. Whether there is another that
+    /// is not known to be the same; if not, the minion stays where it is.
+    pub fn handle_useless(&mut self, address: &Address, now: Duration) -> bool {
         if let Some(mark) = self.marks.get_mut(address) {
-            mark.no_quorum_until = now + NO_QUORUM_MEMORY;
+            mark.useless_until = now + USELESS_MEMORY;
         }
         let better = |(other, mark): (&Address, &Mark)| {
-            other != address && mark.no_quorum_until <= now && mark.not_before <= now && mark.failures == 0
+            other != address && mark.useless_until <= now && mark.not_before <= now && mark.failures == 0
         };
         self.marks.iter().any(better)
     }
@@ -180,6 +191,8 @@ pub struct Patience {
     pub ping_timeout: Duration,
     /// The fan-out silent for this long, or for three of its own intervals, means that the master is gone.
     pub beacon_silence_max: Duration,
+    /// A master without quorum is kept for this long: [`NO_QUORUM_PATIENCE`], and this minion's part of the spread.
+    pub no_quorum: Duration,
 }
 
 /// What the signs of life say.
@@ -206,6 +219,8 @@ pub struct Vitals {
     next_ping: Duration,
     beacon_due: Option<(Duration, Duration)>,
     no_quorum_since: Option<Duration>,
+    /// What the master owes us, and until when.
+    owes: Option<(Duration, &'static str)>,
     stable: bool,
 }
 
@@ -220,6 +235,7 @@ impl Vitals {
             next_ping: now + patience.ping_interval,
             beacon_due: None,
             no_quorum_since: None,
+            owes: Some((now + STANDING_WITHIN, "it did not say what it thinks of our key")),
             stable: false,
         }
     }
@@ -236,8 +252,15 @@ impl Vitals {
         self.handle_quorum(quorum, now);
     }
 
+    /// The master said what it thinks of our key. An accepted minion is owed the fan-out.
+    pub fn handle_standing(&mut self, accepted: bool, now: Duration) {
+        let is_owed = accepted && self.beacon_due.is_none();
+        self.owes = is_owed.then_some((now + SUBSCRIBE_WITHIN, "it did not let us listen to its fan-out"));
+    }
+
     /// The subscription stands: beacons are expected from now on.
     pub fn handle_subscribed(&mut self, now: Duration) {
+        self.owes = None;
         self.beacon_due = Some((now + self.patience.beacon_silence_max, self.patience.beacon_silence_max));
     }
 
@@ -273,6 +296,11 @@ impl Vitals {
         {
             return Pulse::Gone(format!("no beacon for {} ms", patience.as_millis()));
         }
+        if let Some((due, what)) = self.owes
+            && now >= due
+        {
+            return Pulse::Gone(what.to_owned());
+        }
         if now >= self.next_ping {
             self.next_ping = now + self.patience.ping_interval;
             self.waiting_since = self.waiting_since.or(Some(now));
@@ -280,7 +308,7 @@ impl Vitals {
             return Pulse::Ping(self.sequence);
         }
         match self.no_quorum_since {
-            Some(since) if now.saturating_sub(since) >= NO_QUORUM_PATIENCE => {
+            Some(since) if now.saturating_sub(since) >= self.patience.no_quorum => {
                 // Asked again after another while of patience.
                 self.no_quorum_since = Some(now);
                 Pulse::NoQuorum(now.saturating_sub(since))
@@ -298,6 +326,7 @@ impl Vitals {
         }
         self.waiting_since = self.waiting_since.map(|since| since + late);
         self.beacon_due = self.beacon_due.map(|(due, patience)| (due + late, patience));
+        self.owes = self.owes.map(|(due, what)| (due + late, what));
     }
 
     /// When the next sign of life is due, or the next ping. After a poll it lies ahead.
@@ -309,6 +338,9 @@ impl Vitals {
         if let Some((beacon_due, _)) = self.beacon_due {
             due = due.min(beacon_due);
         }
+        if let Some((owed, _)) = self.owes {
+            due = due.min(owed);
+        }
         due
     }
 
@@ -316,7 +348,7 @@ impl Vitals {
     pub fn deadline(&self) -> Duration {
         let mut deadline = self.sign_due();
         if let Some(since) = self.no_quorum_since {
-            deadline = deadline.min(since + NO_QUORUM_PATIENCE);
+            deadline = deadline.min(since + self.patience.no_quorum);
         }
         if !self.stable {
             deadline = deadline.min(self.attached + STABLE);

@@ -91,6 +91,14 @@ pub trait Executor: Send + Sync + 'static {
     /// Whether a job that an earlier agent started still runs. After a `false` it runs nowhere and never will.
     fn is_living(&self, jid: JobId) -> io::Result<bool>;
 
+    /// Kills what a job that lives no more and has no outcome left running, and tells how many processes that were. It is
+    /// asked again until there are none; only then the job is reported as interrupted. A job that is a task of this process
+    /// leaves nothing.
+    fn end_remains(&self, jid: JobId) -> io::Result<usize> {
+        let _ = jid;
+        Ok(0)
+    }
+
     /// What is known about a job that was started.
     fn started(&self, jid: JobId) -> Option<Work>;
 

@@ -6,8 +6,10 @@
 //!
 //! **Invariants.** [`Journal::append`] returns after the bytes are on disk; a job starts only after that. A record that
 //! was torn by a crash at the end of the file was never reported as written, and is cut off. Damage anywhere else means
-//! that jids may be missing: every record that can still be read is kept, [`Entry::Lost`] is written beside them, and
-//! [`Health::Damaged`] tells the agent to take a new incarnation and to refuse whatever was opened before.
+//! that jids may be missing: every record that can still be read is kept, [`Entry::Lost`] is written beside them, the damaged
+//! bytes are kept as `journal.damaged` for people, and [`Health::Damaged`] tells the agent to take a new incarnation and to
+//! refuse whatever was opened before. An end that no torn write leaves, such as a whole record with a wrong checksum, is
+//! damage too.
 //!
 //! After a failed write nobody knows what is on the disk: the whole file is written anew before anything else is.
 
@@ -84,6 +86,11 @@ impl Journal {
                 if read.damaged {
                     ledger.apply(&Entry::Lost);
                 }
+                if read.damaged {
+                    let aside = path.with_extension("damaged");
+                    let kept = disk.replace(&aside, &bytes);
+                    kept.map_err(|source| JournalError { path: aside, source })?;
+                }
                 (health, if read.clean { read.entries.len() } else { usize::MAX })
             }
         };
@@ -148,20 +155,21 @@ struct Scan {
     entries: Vec<Entry>,
     /// Nothing but good records.
     clean: bool,
-    /// There are good records after bad bytes.
+    /// There are bad bytes that no torn write leaves.
     damaged: bool,
 }
 
 /// Reads every good record, looking for the next one behind bad bytes.
 fn scan(bytes: &[u8]) -> Scan {
     let mut read = Scan { entries: Vec::new(), clean: true, damaged: false };
-    let mut at = 0;
+    let (mut at, mut good_until) = (0, 0);
     while at < bytes.len() {
         match record_at(&bytes[at..]) {
             Some((entry, len)) => {
                 read.damaged |= !read.clean;
                 read.entries.push(entry);
                 at += len;
+                good_until = at;
             }
             None => {
                 read.clean = false;
@@ -169,7 +177,24 @@ fn scan(bytes: &[u8]) -> Scan {
             }
         }
     }
+    read.damaged |= !is_torn(&bytes[good_until..]);
     read
+}
+
+/// Whether an append that a crash stopped leaves these bytes behind the last good record: none, the beginning of one record,
+/// or room that was allotted and never filled. Anything else was written and acknowledged, and rotted.
+fn is_torn(end: &[u8]) -> bool {
+    if end.iter().all(|byte| *byte == 0) {
+        return true;
+    }
+    if !end.starts_with(&MAGIC[..end.len().min(MAGIC.len())]) {
+        return false;
+    }
+    let Some(header) = end.get(..HEADER_BYTES) else { return true };
+    let body = &end[HEADER_BYTES..];
+    let len = header[2..6].iter().rev().fold(0_usize, |len, byte| (len << 8) | usize::from(*byte));
+    // A body that fits its checksum is whole, whatever the length says.
+    len <= RECORD_BYTES_MAX && body.len() < len && blake3::hash(body).as_bytes()[..8] != header[6..]
 }
 
 /// The record at the start of `bytes` and its length.
@@ -252,6 +277,21 @@ mod tests {
         assert_eq!((ledger.len(), health), (4, Health::Damaged));
         let (_, ledger, health) = Journal::open(disk, "/j".into()).expect("opens");
         assert_eq!((health, ledger.is_lost()), (Health::Whole, true), "mended, and the loss is not forgotten");
+    }
+
+    #[test]
+    fn no_flipped_bit_goes_unnoticed_and_the_bytes_are_kept_for_people() {
+        let disk = Arc::new(MemoryDisk::default());
+        write(&disk, 0..2);
+        let bytes = disk.read(Path::new("/j"), 1 << 20).expect("read").expect("there");
+        for bit in 0..bytes.len() * 8 {
+            let mut bent = bytes.clone();
+            bent[bit / 8] ^= 1 << (bit % 8);
+            disk.replace(Path::new("/j"), &bent).expect("written");
+            let (_, ledger, health) = Journal::open(disk.clone(), "/j".into()).expect("opens");
+            assert_eq!((health, ledger.is_lost()), (Health::Damaged, true), "bit {bit} of {}", bytes.len() * 8);
+            assert_eq!(disk.read(Path::new("/j.damaged"), 1 << 20).expect("read"), Some(bent), "bit {bit}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!     folder · journal · outbox  what is on disk
 //!     book · grains              what it publishes of itself
 //!     executor · supervisor      where jobs run
+//!     remains · refusals         what a killed supervisor left; what was not taken, counted
 //!     modules                    what they can do
 //! ```
 //!
@@ -30,6 +31,8 @@ pub mod journal;
 pub mod ledger;
 pub mod modules;
 pub mod outbox;
+pub mod refusals;
+pub mod remains;
 pub mod rules;
 pub mod supervisor;
 pub mod trust;

@@ -9,7 +9,8 @@
 //!
 //! **Invariants.** A job starts only behind its own journal entry in the list of actions, and a jid that the ledger knows,
 //! or that is below its floor, never starts: any order of offers, through any master, before and after any restart, starts
-//! it once at most. The loop performs actions in order and stops a job's actions when its journal entry fails.
+//! it once at most. The loop performs actions in order and stops a job's actions when its journal entry fails: the job is
+//! refused then, with the reason.
 
 use crate::ledger::{Entry, Known, Ledger};
 use crate::modules;
@@ -55,6 +56,9 @@ pub enum Ignored {
     /// This minion's key is not accepted.
     #[error("this minion's key is not accepted")]
     NotAccepted,
+    /// It is for other minions.
+    #[error("it is for other minions")]
+    ForOthers,
     /// Its time to be accepted is over.
     #[error("its time to be accepted is over")]
     Expired,
@@ -147,7 +151,7 @@ impl Rules {
         let Some(ordinal) = self.ordinal else { return vec![Action::Ignore(Some(jid), Ignored::NotAccepted)] };
         // A wide fan-out carries jobs for others: they are not worth a signature check. Nothing is done with them.
         if !peeked.is_for(ordinal) {
-            return Vec::new();
+            return vec![Action::Ignore(Some(jid), Ignored::ForOthers)];
         }
         match self.trust.check_job(&offer.job, &peeked) {
             Err(refusal) => vec![Action::Ignore(Some(jid), refusal.into())],
@@ -214,15 +218,24 @@ impl Rules {
         }
     }
 
-    /// The journal entry of a job did not reach the disk: it was not started and is forgotten, so that a later offer may
-    /// be taken.
-    pub fn handle_journal_failed(&mut self, entries: &[Entry]) {
+    /// The journal entries of an offer did not reach the disk, because of `cause`: the job is not started, here or ever, and
+    /// the operator is told. That it was refused is written with the next write that succeeds; a crash before it forgets
+    /// the refusal, which the truth has by then or which nobody heard.
+    pub fn handle_unwritable(&mut self, entries: &[Entry], cause: &str) -> Vec<Action> {
+        let mut actions = Vec::new();
         for entry in entries {
-            match entry {
-                Entry::Accepted { jid, .. } | Entry::Refused { jid, .. } => self.ledger.retract(*jid),
-                Entry::Settled { .. } | Entry::Floor { .. } | Entry::Lost => {}
-            }
+            let (jid, expires, reason) = match entry {
+                Entry::Accepted { jid, expires, .. } => {
+                    (*jid, *expires, format!("its journal cannot be written: {cause}"))
+                }
+                Entry::Refused { jid, expires, reason } => (*jid, *expires, reason.clone()),
+                Entry::Settled { .. } | Entry::Floor { .. } | Entry::Lost => continue,
+            };
+            self.ledger.retract(jid);
+            actions.push(Action::Answer(jid, Box::new(refused(&reason))));
+            self.ledger.apply(&Entry::Refused { jid, expires, reason });
         }
+        actions
     }
 
     /// These outcomes are committed: the entries to journal before they leave the disk.

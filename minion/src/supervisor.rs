@@ -8,24 +8,32 @@
 //! **Invariants.** The lock is held by the living supervisor and by nobody else, whatever pids are reused. `started` is on
 //! disk before the function runs, and whoever finds it there never runs the job. An agent that gets the lock writes
 //! `started` itself before it reports the job as interrupted, so that a supervisor that comes late does nothing.
+//!
+//! A disk that cannot be written takes no outcome from us: a supervisor whose mark is refused runs nothing and says why, and
+//! one whose outcome is refused keeps it in memory and tries again, until it is written or the data folder is gone. A
+//! supervisor that is killed leaves its command behind; the agent ends it (see [`crate::remains`]) before it reports the
+//! job as interrupted.
 
 use crate::executor::{Executor, Work, killed};
 use crate::folder::Folder;
-use crate::modules::{self, Context};
+use crate::modules::{self, Context, Failure};
+use crate::remains::{self, JOB_VARIABLE};
 use crate::{grains, outbox};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use saltern_wire::fault_point;
 use saltern_wire::io::Clock;
+use saltern_wire::job::Outcome;
 use saltern_wire::limits::JOB_BYTES_MAX;
 use saltern_wire::{JobId, Map, decode, encode};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::UnboundedSender;
@@ -33,6 +41,12 @@ use tokio_util::task::TaskTracker;
 
 /// Largest work that a supervisor reads, in bytes: a job and its envelope.
 const WORK_BYTES_MAX: usize = 2 * JOB_BYTES_MAX;
+
+/// First pause before an outcome that the disk refused is written again; it doubles.
+const KEEP_AGAIN_FIRST: Duration = Duration::from_millis(100);
+
+/// Longest pause between two tries: a disk that has room again is used soon, and one that never will costs nothing.
+const KEEP_AGAIN_MAX: Duration = Duration::from_secs(5);
 
 /// Starts supervisors from this program.
 pub struct Supervised {
@@ -62,6 +76,7 @@ impl Executor for Supervised {
         let jid = work.jid;
         let mut command = tokio::process::Command::new(&self.program);
         command.arg("supervise").arg("--folder").arg(self.folder.root());
+        command.env(JOB_VARIABLE, jid.to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).kill_on_drop(false);
         let mut child = command.spawn()?;
         let stdin = child.stdin.take();
@@ -96,6 +111,14 @@ impl Executor for Supervised {
     fn started(&self, jid: JobId) -> Option<Work> {
         let read = self.folder.disk().read(&self.folder.job_started(jid), WORK_BYTES_MAX as u64);
         decode(&read.ok()??).ok()
+    }
+
+    fn end_remains(&self, jid: JobId) -> io::Result<usize> {
+        match self.started(jid) {
+            Some(work) if work.pid != 0 => remains::end(jid, work.pid),
+            // It never came to run anything.
+            Some(_) | None => Ok(0),
+        }
     }
 
     fn end(&self, jid: JobId) -> io::Result<bool> {
@@ -166,7 +189,12 @@ pub async fn supervise(folder: Folder, clock: Arc<dyn Clock>) -> Result<(), Supe
     // From here on a second SIGTERM handler would be too late: a job that started has to have an outcome.
     let mut term = signal(SignalKind::terminate()).map_err(disk_error("SIGTERM".into()))?;
     work.pid = std::process::id();
-    folder.disk().replace(&path, &encode(&work)).map_err(disk_error(path.clone()))?;
+    if let Err(error) = folder.disk().replace(&path, &encode(&work)) {
+        let text = format!("the job was not started, because its mark cannot be written: {error}");
+        let outcome = modules::outcome(&work.function, Err(Failure::Failed(text)), 0);
+        keep(&folder, jid, &outcome).await?;
+        return Ok(());
+    }
     let context = Context {
         id: work.minion.clone(),
         grains: Arc::default(),
@@ -180,9 +208,29 @@ pub async fn supervise(folder: Folder, clock: Arc<dyn Clock>) -> Result<(), Supe
         outcome = modules::run(context, work.invocation()) => outcome,
     };
     fault_point!("job.run.after");
-    outbox::write(folder.disk().as_ref(), &folder.outbox(), jid, &outcome)?;
+    keep(&folder, jid, &outcome).await?;
     drop(lock);
     Ok(())
+}
+
+/// Writes the outcome, however long the disk refuses it. Only a data folder that is gone ends the waiting: then nobody will
+/// ever look for it.
+async fn keep(folder: &Folder, jid: JobId, outcome: &Outcome) -> Result<(), SuperviseError> {
+    let mut pause = KEEP_AGAIN_FIRST;
+    loop {
+        let Err(error) = outbox::write(folder.disk().as_ref(), &folder.outbox(), jid, outcome) else { return Ok(()) };
+        if !folder.root().is_dir() {
+            return Err(error.into());
+        }
+        // The agent that would read it may be gone.
+        let _ = writeln!(
+            io::stderr(),
+            "saltern-minion: the outcome of job {jid} cannot be written, again in {} ms: {error}",
+            pause.as_millis()
+        );
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(KEEP_AGAIN_MAX);
+    }
 }
 
 fn read_work() -> Result<Work, SuperviseError> {

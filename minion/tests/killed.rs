@@ -21,6 +21,11 @@ struct Process(Child);
 
 impl Process {
     fn start(cluster: &Cluster, root: &Path) -> Self {
+        Self::start_with(cluster, root, "")
+    }
+
+    /// Starts one whose processes have these faults.
+    fn start_with(cluster: &Cluster, root: &Path, faults: &str) -> Self {
         let config = cluster.config(root, &[1]);
         let yaml = format!(
             "id: {}\nmaster: '{}'\nca_fingerprint: {}\ndata_dir: {}\n",
@@ -32,7 +37,12 @@ impl Process {
         let path = root.join("minion.yaml");
         std::fs::write(&path, yaml).expect("written");
         let mut command = Command::new(env!("CARGO_BIN_EXE_saltern-minion"));
-        let command = command.args(["run", "-c"]).arg(&path).stdin(Stdio::null()).stderr(Stdio::null());
+        let command = command
+            .args(["run", "-c"])
+            .arg(&path)
+            .env("SALTERN_FAULTS", faults)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
         Self(command.spawn().expect("started"))
     }
 
@@ -113,6 +123,67 @@ async fn kill_9_of_the_minion_starts_nothing_twice_and_loses_nothing() {
     assert_eq!(std::fs::read_to_string(&marks).expect("read"), "start\n", "started once");
     let truth = cluster.truth();
     assert!([&survives, &dies].iter().all(|job| truth.returns[&job.jid].len() == 1), "one outcome each");
+}
+
+/// What a death at a fault point leaves: whether the outcome has to be `Interrupted`, and how often the job ran.
+struct Death {
+    point: &'static str,
+    kinds: &'static [OutcomeKind],
+    runs: &'static [usize],
+}
+
+const fn death(point: &'static str, kinds: &'static [OutcomeKind], runs: &'static [usize]) -> Death {
+    Death { point, kinds, runs }
+}
+
+#[tokio::test]
+async fn a_minion_or_supervisor_that_dies_at_any_step_of_a_job_starts_it_once_at_most_and_says_what_became_of_it() {
+    use OutcomeKind::{Finished, Interrupted};
+    let deaths = [
+        // Nobody knows of the job yet: it is offered again and runs.
+        death("journal.append.before", &[Finished], &[1]),
+        death("journal.append.after", &[Interrupted], &[0]),
+        death("job.start.before", &[Interrupted], &[0]),
+        // The supervisor may have got its work before its agent died.
+        death("job.start.after", &[Finished, Interrupted], &[0, 1]),
+        death("job.run.before", &[Interrupted], &[0]),
+        death("job.run.after", &[Interrupted], &[1]),
+        death("outbox.rename.before", &[Interrupted], &[1]),
+        death("outbox.rename.after", &[Finished], &[1]),
+        death("job.accept.after", &[Finished], &[1]),
+        death("outbox.send.before", &[Finished], &[1]),
+        death("outbox.remove.before", &[Finished], &[1]),
+        death("outbox.remove.after", &[Finished], &[1]),
+    ];
+    let mut cluster = Cluster::on_loopback(&[1]);
+    let master = cluster.master(1).await;
+    for Death { point, kinds, runs } in deaths {
+        let root = tempfile::tempdir().expect("a folder");
+        let marks = root.path().join("marks");
+        let mut minion = Process::start_with(&cluster, root.path(), &format!("{point}=abort"));
+        let job = cluster.job("cmd.run", vec![json!(format!("echo run >> {}; echo done", marks.display()))]);
+        let mut died = false;
+        for _ in 0..600 {
+            master.offer(&job, &master.identity);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            // Who dies is the agent, or its supervisor: then the agent lives and tells what it left.
+            died = minion.0.try_wait().expect("ours").is_some() || cluster.truth().returns.contains_key(&job.jid);
+            if died {
+                break;
+            }
+        }
+        assert!(died, "{point}: nothing died");
+        minion.kill_9();
+        let _again = Process::start(&cluster, root.path());
+        answers(&mut cluster, &master).await;
+        master.offer(&job, &master.identity);
+        let outcome = cluster.outcome(job.jid).await;
+        answers(&mut cluster, &master).await;
+        assert!(kinds.contains(&outcome.kind), "{point}: {outcome:?}");
+        let ran = std::fs::read_to_string(&marks).unwrap_or_default().lines().count();
+        assert!(runs.contains(&ran), "{point}: ran {ran} times");
+        assert_eq!(cluster.truth().returns[&job.jid].len(), 1, "{point}: one outcome");
+    }
 }
 
 #[tokio::test]

@@ -181,3 +181,52 @@ async fn kill_job_ends_a_command_with_everything_it_started() {
     until("the child's end", || is_gone(pid).then_some(())).await;
     minion.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_killed_supervisor_leaves_running_is_ended_before_the_job_is_called_interrupted() {
+    let mut cluster = Cluster::new(&[1]);
+    let master = cluster.master(1).await;
+    // With its agent alive, and with its agent dead; a command that keeps its environment, and one that does not.
+    for (agent_lives, clean_env) in [(true, false), (true, true), (false, false)] {
+        let root = tempfile::tempdir().expect("a folder");
+        let first = minion(&cluster, cluster.config(root.path(), &[1])).await;
+        let (children, beats) = (root.path().join("children"), root.path().join("beats"));
+        let script = format!(
+            "(while :; do echo beat >> {beats}; sleep 0.05; done) & echo $! $$ > {children}.new; mv {children}.new {children}; wait",
+            beats = beats.display(),
+            children = children.display()
+        );
+        let mut job = cluster.job("cmd.run", vec![json!(script)]);
+        if clean_env {
+            job.keywords.insert("clean_env".into(), json!(true));
+            job.keywords.insert("env".into(), json!({"PATH": "/usr/bin:/bin"}));
+        }
+        master.offer(&job, &master.identity);
+        let pids = until("the children", || std::fs::read_to_string(&children).ok()).await;
+        let pids: Vec<Pid> =
+            pids.split_whitespace().map(|pid| Pid::from_raw(pid.parse().expect("a pid")).expect("a pid")).collect();
+        let work = until("the mark", || started(root.path(), job.jid)).await;
+        let first = if agent_lives {
+            Some(first)
+        } else {
+            first.stop().await;
+            None
+        };
+        kill_process(pid_of(&work), Signal::KILL).expect("ours");
+        let minion = if let Some(first) = first {
+            first
+        } else {
+            until("a beat without anybody", || {
+                let before = std::fs::metadata(&beats).ok()?.len();
+                std::thread::sleep(Duration::from_millis(100));
+                (std::fs::metadata(&beats).ok()?.len() > before).then_some(())
+            })
+            .await;
+            minion(&cluster, cluster.config(root.path(), &[1])).await
+        };
+        assert_eq!(cluster.outcome(job.jid).await.kind, OutcomeKind::Interrupted);
+        assert!(pids.iter().all(|pid| is_gone(*pid)), "they were ended before it was told: {pids:?}");
+        assert_eq!(cluster.truth().returns[&job.jid].len(), 1);
+        minion.stop().await;
+    }
+}

@@ -21,6 +21,10 @@ impl Core {
             }
             Ask::MineNames(reply) => drop(reply.send(self.mine.names())),
             Ask::MineGet(target, function, reply) => self.handle_mine_get(target, function, reply),
+            Ask::Refusals(reply) => {
+                let counts = self.refusals.counts().chain(self.frames_refused.rows());
+                drop(reply.send(counts.map(|(reason, count)| (reason.to_owned(), count.into())).collect()));
+            }
             Ask::Running(reply) => drop(reply.send(self.running_works())),
             Ask::Kill(jid, reply) => drop(reply.send(self.kill(jid))),
             Ask::SetGrain(key, value, reply) => self.facts.handle_set(&key, value, reply),

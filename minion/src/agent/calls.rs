@@ -35,6 +35,13 @@ const WAIT_FIRST: Duration = Duration::from_millis(100);
 /// Reads of the mine that may wait for a master.
 const MINE_GETS_MAX: usize = 256;
 
+/// How long a master may go without taking one call, refusing or ignoring all, before another is tried: several elections.
+/// Minions spread over half as long again.
+const REFUSED_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Refusals in a row that say something about a master. A call that was not answered at all counts as so many.
+const REFUSALS_MIN: u32 = 3;
+
 type MineReply = oneshot::Sender<Result<Vec<MineEntry>, Failed>>;
 
 /// What a call is about.
@@ -66,6 +73,8 @@ pub(super) struct Calls {
     mine_gets: VecDeque<MineGet>,
     not_before: Duration,
     refusals: u32,
+    /// Nothing was taken since, and until when that is borne.
+    refused: Option<(Duration, Duration)>,
 }
 
 impl Calls {
@@ -74,7 +83,8 @@ impl Calls {
         let calls = self.on_the_way.values().map(|call| call.expires).min();
         let gets = self.mine_gets.iter().map(|get| get.give_up).min();
         let wait = (self.not_before > now).then_some(self.not_before);
-        calls.into_iter().chain(gets).chain(wait).min()
+        let refused = self.refused.filter(|_| self.refusals >= REFUSALS_MIN).map(|(_, until)| until);
+        calls.into_iter().chain(gets).chain(wait).chain(refused).min()
     }
 
     fn has(&self, of: impl Fn(&Purpose) -> bool) -> usize {
@@ -145,7 +155,17 @@ impl Core {
         for call in std::mem::take(&mut self.calls.on_the_way).into_values() {
             self.handle_unanswered(call.purpose);
         }
-        (self.calls.not_before, self.calls.refusals) = (Duration::ZERO, 0);
+        (self.calls.not_before, self.calls.refusals, self.calls.refused) = (Duration::ZERO, 0, None);
+    }
+
+    /// For how long the master has taken no call, once that is too long. Asked again after another while.
+    pub(super) fn poll_refused(&mut self, now: Duration) -> Option<Duration> {
+        let (since, until) = self.calls.refused?;
+        if now < until || self.calls.refusals < REFUSALS_MIN {
+            return None;
+        }
+        self.calls.refused = Some((since, now + REFUSED_PATIENCE));
+        Some(now.saturating_sub(since))
     }
 
     /// Gives up calls whose time is over.
@@ -161,6 +181,9 @@ impl Core {
             if let Some(call) = self.calls.on_the_way.remove(&sequence) {
                 self.handle_unanswered(call.purpose);
                 self.wait(now, None);
+                self.calls.refusals = self.calls.refusals.max(REFUSALS_MIN);
+                // Its deadline is as long as the patience: no more of it is due.
+                self.calls.refused = Some((call.expires.saturating_sub(CALL_DEADLINE), now));
             }
         }
         for get in std::mem::take(&mut self.calls.mine_gets) {
@@ -187,6 +210,10 @@ impl Core {
     /// No calls for a while: what the master asked for, or a jittered time that grows with each refusal in a row.
     fn wait(&mut self, now: Duration, asked: Option<Duration>) {
         self.calls.refusals = self.calls.refusals.saturating_add(1);
+        if self.calls.refused.is_none() {
+            let random = u64::from_be_bytes(draw(self.io.entropy.as_ref()));
+            self.calls.refused = Some((now, now + REFUSED_PATIENCE + jittered(REFUSED_PATIENCE / 2, random)));
+        }
         let most = WAIT_FIRST.saturating_mul(1 << self.calls.refusals.min(10)).min(WAIT_MAX);
         let random = u64::from_be_bytes(draw(self.io.entropy.as_ref()));
         // Never at once: an answer that refuses at once would be asked for in a tight loop.
@@ -200,10 +227,13 @@ impl Core {
         let Some(OnTheWay { purpose, .. }) = self.calls.on_the_way.remove(&sequence) else { return };
         match result {
             Ok(answer) => {
-                self.calls.refusals = 0;
+                (self.calls.refusals, self.calls.refused) = (0, None);
                 self.handle_answer(purpose, answer);
             }
-            Err(Refusal::Invalid(reason)) => self.handle_invalid(purpose, &reason),
+            Err(Refusal::Invalid(reason)) => {
+                self.calls.refused = None;
+                self.handle_invalid(purpose, &reason);
+            }
             Err(refusal @ (Refusal::NoQuorum | Refusal::Unknown | Refusal::NotAccepted)) => {
                 tracing::debug!(%refusal, "a call was refused");
                 self.handle_unanswered(purpose);

@@ -7,7 +7,7 @@ use crate::attach::{Patience, Vitals};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use saltern_pubsub::call::{Session, SessionReceiver, SessionSender};
-use saltern_pubsub::subscriber::Subscriber;
+use saltern_pubsub::subscriber::{RefusedFrames, Subscriber};
 use saltern_wire::crypto::{PublicKey, Verified};
 use saltern_wire::fanout::{Broadcast, FanoutKey};
 use saltern_wire::io::{Address, Io, TransportError};
@@ -129,6 +129,14 @@ impl Connection {
             FanoutState::Open(subscriber) => subscriber.rekey(key),
             FanoutState::Opening(_) => self.rekeys.push(key),
             FanoutState::None => {}
+        }
+    }
+
+    /// Frames of the standing subscription that were refused.
+    pub(super) fn frames_refused(&self) -> RefusedFrames {
+        match &self.fanout {
+            FanoutState::Open(subscriber) => subscriber.refused(),
+            FanoutState::None | FanoutState::Opening(_) => RefusedFrames::default(),
         }
     }
 

@@ -6,18 +6,20 @@
 use super::calls::Calls;
 use super::desk::{Ask, Desk};
 use super::facts::Facts;
+use super::outcomes::Settling;
 use super::{StartError, inside};
-use crate::attach::{Candidates, Patience};
+use crate::attach::{Candidates, NO_QUORUM_PATIENCE, NO_QUORUM_SPREAD, Patience, jittered};
 use crate::book::MineBook;
 use crate::config::Config;
-use crate::delivery::{Delivery, Settled, Source};
+use crate::delivery::{Delivery, Source};
 use crate::executor::{Executor, Work, killed};
 use crate::folder::Folder;
 use crate::journal::{Health, Journal};
-use crate::ledger::{Entry, Known};
+use crate::ledger::Known;
 use crate::modules::{self, Context, Invocation};
-use crate::outbox::{Outbox, OutboxError};
-use crate::rules::{Action, Room, Rules, interrupted};
+use crate::outbox::Outbox;
+use crate::refusals::{Frames, Refusals, reason_of_job};
+use crate::rules::{Action, Room, Rules};
 use crate::trust::Trust;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -25,8 +27,8 @@ use futures::stream::FuturesUnordered;
 use saltern_wire::JobId;
 use saltern_wire::crypto::Identity;
 use saltern_wire::fault_point;
-use saltern_wire::io::Io;
-use saltern_wire::job::{Job, Outcome, OutcomeKind, Recorded, ReturnPart};
+use saltern_wire::io::{Io, draw};
+use saltern_wire::job::{Job, Outcome, OutcomeKind, ReturnPart};
 use saltern_wire::session::Standing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,12 +52,15 @@ pub(super) enum Done {
     Nothing,
 }
 
-/// A journalled job that has no outcome yet.
+/// A journalled job that has no outcome on disk yet.
+#[derive(Default)]
 pub(super) struct Running {
     /// Who runs it, for people.
     pub(super) work: Option<Work>,
     /// Nothing tells when it ends: look.
-    adopted: bool,
+    pub(super) adopted: bool,
+    /// It is over, and the disk did not take its outcome: try again.
+    pub(super) outcome: Option<Box<Outcome>>,
     /// Ends it, if the agent carries it out itself.
     pub(super) token: Option<CancellationToken>,
 }
@@ -72,6 +77,9 @@ pub(super) struct Core {
     pub(super) journal: Journal,
     pub(super) outbox: Outbox,
     pub(super) delivery: Delivery,
+    pub(super) settling: Settling,
+    pub(super) refusals: Refusals,
+    pub(super) frames_refused: Frames,
     /// Jobs whose acceptance the truth may not have.
     pub(super) to_accept: BTreeSet<JobId>,
     pub(super) candidates: Candidates,
@@ -132,6 +140,9 @@ impl Core {
             mine_due: (!config.mine_functions.is_empty()).then_some(now),
             incarnation: born.incarnation,
             delivery: Delivery::default(),
+            settling: Settling::default(),
+            refusals: Refusals::default(),
+            frames_refused: Frames::default(),
             to_accept: BTreeSet::new(),
             calls: Calls::default(),
             running: BTreeMap::new(),
@@ -168,7 +179,8 @@ impl Core {
             if self.delivery.contains(jid) {
                 continue;
             }
-            self.running.insert(jid, Running { work: self.executor.started(jid), adopted: true, token: None });
+            let running = Running { work: self.executor.started(jid), adopted: true, ..Running::default() };
+            self.running.insert(jid, running);
             self.look_after(jid);
         }
         Ok(())
@@ -186,7 +198,9 @@ impl Core {
 
     /// How patient to be with a master.
     pub(super) fn patience(&self) -> Patience {
+        let random = u64::from_be_bytes(draw(self.io.entropy.as_ref()));
         Patience {
+            no_quorum: NO_QUORUM_PATIENCE + jittered(NO_QUORUM_SPREAD, random),
             ping_interval: self.config.ping_interval,
             ping_timeout: self.config.ping_timeout,
             beacon_silence_max: self.config.beacon_silence_max,
@@ -225,8 +239,9 @@ impl Core {
             match action {
                 Action::Journal(entries) => {
                     if let Err(error) = self.journal.append(&entries, self.rules.ledger()) {
-                        tracing::error!(%error, "the journal cannot be written: the job was not started");
-                        self.rules.handle_journal_failed(&entries);
+                        self.complain("journal_unwritable", &error);
+                        let answers = self.rules.handle_unwritable(&entries, &error.to_string());
+                        self.perform(answers);
                         return;
                     }
                 }
@@ -251,14 +266,22 @@ impl Core {
         }
     }
 
-    fn note_ignored(&self, jid: Option<JobId>, reason: &crate::rules::Ignored) {
-        use crate::rules::Ignored;
+    fn note_ignored(&mut self, jid: Option<JobId>, ignored: &crate::rules::Ignored) {
         let jid = jid.map_or_else(|| "?".to_owned(), |jid| jid.to_string());
-        match reason {
-            Ignored::Known | Ignored::Expired => tracing::debug!(jid, %reason, "did not run a job"),
-            Ignored::Refused(_) | Ignored::NotAccepted | Ignored::TooOld | Ignored::JournalLost | Ignored::Busy(_) => {
-                tracing::warn!(jid, %reason, "did not run a job");
+        match reason_of_job(ignored) {
+            None => tracing::debug!(jid, reason = %ignored, "did not run a job"),
+            Some(reason) => {
+                if let Some(more) = self.refusals.count(reason, self.io.clock.monotonic()) {
+                    tracing::warn!(jid, reason = %ignored, more, "did not run a job");
+                }
             }
+        }
+    }
+
+    /// Counts something that this minion cannot do or does not take, and says so now and then.
+    pub(super) fn complain(&mut self, reason: &'static str, cause: &dyn std::fmt::Display) {
+        if let Some(more) = self.refusals.count(reason, self.io.clock.monotonic()) {
+            tracing::error!(reason, %cause, more, "refused");
         }
     }
 
@@ -267,12 +290,12 @@ impl Core {
         tracing::info!(jid = %job.jid, function = %job.function, user = %job.user, "starts a job");
         match self.executor.start(work.clone(), self.context(), self.ended.clone()) {
             Ok(()) => {
-                self.running.insert(job.jid, Running { work: Some(work), adopted: false, token: None });
+                self.running.insert(job.jid, Running { work: Some(work), ..Running::default() });
             }
             Err(error) => {
                 let text = format!("the minion could not start a process for the job: {error}");
                 let result = Err(modules::Failure::Failed(text));
-                self.put(job.jid, &modules::outcome(&job.function, result, 0));
+                self.put(job.jid, modules::outcome(&job.function, result, 0));
             }
         }
     }
@@ -283,7 +306,8 @@ impl Core {
         let (token, jid, call) = (CancellationToken::new(), job.jid, work.invocation());
         let function = call.function.clone();
         let future = inside::carry_out(self.desk.clone(), self.context(), call);
-        self.running.insert(jid, Running { work: Some(work), adopted: false, token: Some(token.clone()) });
+        let running = Running { work: Some(work), token: Some(token.clone()), ..Running::default() };
+        self.running.insert(jid, running);
         self.work.push(
             async move {
                 tokio::select! {
@@ -327,20 +351,6 @@ impl Core {
         self.delivery.add(jid, Source::Memory(Arc::new(parts.unwrap_or_default())));
     }
 
-    /// Writes an outcome that the agent made and sends it. On an error the job stays as it is and is looked after again.
-    fn put(&mut self, jid: JobId, outcome: &Outcome) {
-        match self.outbox.put(jid, outcome) {
-            Ok(()) => {
-                self.running.remove(&jid);
-                self.delivery.add(jid, Source::Disk);
-            }
-            Err(error) => {
-                tracing::error!(%jid, %error, "an outcome could not be written");
-                self.running.insert(jid, Running { work: None, adopted: true, token: None });
-            }
-        }
-    }
-
     /// A future of [`Core::work`] is done.
     pub(super) fn handle_done(&mut self, done: Done) {
         match done {
@@ -348,89 +358,9 @@ impl Core {
                 self.rules.handle_pure_done(jid);
                 self.answer_from_memory(jid, &outcome);
             }
-            Done::Inside(jid, outcome) => self.put(jid, &outcome),
+            Done::Inside(jid, outcome) => self.put(jid, outcome),
             Done::Nothing => {}
         }
-    }
-
-    /// Looks whether a job that should be over has its outcome; one that runs nowhere and has none was interrupted.
-    pub(super) fn look_after(&mut self, jid: JobId) {
-        let Some(running) = self.running.get_mut(&jid) else { return };
-        running.adopted = true;
-        // Living first, outcome second: a supervisor writes the outcome and dies, never the other way round.
-        let living = match self.executor.is_living(jid) {
-            Ok(living) => living,
-            Err(error) => {
-                tracing::error!(%jid, %error, "cannot tell whether a job runs");
-                return;
-            }
-        };
-        if living {
-            return;
-        }
-        match self.outbox.notice(jid) {
-            Ok(true) => {
-                self.running.remove(&jid);
-                self.delivery.add(jid, Source::Disk);
-            }
-            Ok(false) => {
-                let function = match self.rules.ledger().get(jid) {
-                    Some(Known::Accepted { function, .. }) => function.clone(),
-                    Some(Known::Refused { .. } | Known::Settled { .. }) | None => "the function".into(),
-                };
-                tracing::warn!(%jid, function, "a job was interrupted by a crash");
-                self.put(jid, &interrupted(&function));
-            }
-            Err(error) => tracing::error!(%jid, %error, "cannot look for an outcome"),
-        }
-    }
-
-    /// What the truth, or the masters' last word, did to outcomes.
-    pub(super) fn settle(&mut self, settled: Vec<Settled>) {
-        let jids: Vec<JobId> = settled
-            .iter()
-            .map(|settled| match settled {
-                Settled::Done(jid, _, _) | Settled::Invalid(jid, _, _) => *jid,
-            })
-            .collect();
-        self.to_accept.retain(|jid| !jids.contains(jid));
-        let entries: Vec<Entry> = self.rules.handle_settled(&jids);
-        if !entries.is_empty()
-            && let Err(error) = self.journal.append(&entries, self.rules.ledger())
-        {
-            // The outcomes stay on disk. The next write of the journal writes it whole, these entries included.
-            tracing::error!(%error, "the journal cannot be written: committed outcomes stay in the outbox until a restart");
-            return;
-        }
-        for settled in settled {
-            let (jid, result) = match settled {
-                Settled::Done(jid, source, verdict) => {
-                    note_verdict(jid, verdict);
-                    (jid, if source == Source::Disk { self.remove_outcome(jid) } else { Ok(()) })
-                }
-                Settled::Invalid(jid, source, reason) => {
-                    tracing::error!(%jid, reason, "the masters refuse an outcome; it is kept aside");
-                    (jid, if source == Source::Disk { self.outbox.set_aside(jid) } else { Ok(()) })
-                }
-            };
-            if let Err(error) = result {
-                tracing::error!(%jid, %error, "an outcome that is over stays on disk until a restart");
-            }
-        }
-        for entry in entries {
-            if let Entry::Settled { jid } = entry
-                && let Err(error) = self.folder.forget_job(jid)
-            {
-                tracing::warn!(%jid, %error, "the marks of a job stay");
-            }
-        }
-    }
-
-    fn remove_outcome(&mut self, jid: JobId) -> Result<(), OutboxError> {
-        fault_point!("outbox.remove.before");
-        self.outbox.remove(jid)?;
-        fault_point!("outbox.remove.after");
-        Ok(())
     }
 
     /// Does what is due by the clock.
@@ -441,6 +371,9 @@ impl Core {
             for jid in adopted.map(|(jid, _)| *jid).collect::<Vec<_>>() {
                 self.look_after(jid);
             }
+        }
+        if self.settling.is_due(now) {
+            self.finish_settled(now);
         }
         if self.is_accepted() && self.mine_due.is_some_and(|due| now >= due) {
             self.mine_due = self.config.mine_interval.map(|interval| now + interval);
@@ -453,23 +386,11 @@ impl Core {
     pub(super) fn deadline(&self) -> Option<Duration> {
         let look = self.running.values().any(|running| running.adopted).then_some(self.next_look);
         let mine = self.mine_due.filter(|_| self.is_accepted());
-        look.into_iter().chain(mine).min()
+        look.into_iter().chain(mine).chain(self.settling.deadline()).min()
     }
 
     /// Whether the minion's key is accepted, as far as it knows.
     pub(super) fn is_accepted(&self) -> bool {
         matches!(self.standing, Some(Standing::Accepted { .. }))
-    }
-}
-
-fn note_verdict(jid: JobId, verdict: Recorded) {
-    match verdict {
-        Recorded::Committed | Recorded::Duplicate | Recorded::Part => {
-            tracing::debug!(%jid, ?verdict, "outcome committed")
-        }
-        Recorded::Conflict => tracing::error!(%jid, "another outcome of this job was committed before this one"),
-        Recorded::Orphan | Recorded::Untargeted => {
-            tracing::warn!(%jid, ?verdict, "the outcome was kept, but its job does not expect it");
-        }
     }
 }

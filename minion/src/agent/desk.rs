@@ -21,6 +21,8 @@ pub(super) enum Ask {
     MineNames(oneshot::Sender<Vec<String>>),
     /// Mine values of others.
     MineGet(Target, String, oneshot::Sender<Result<Vec<MineEntry>, Failed>>),
+    /// What was refused, by reason.
+    Refusals(oneshot::Sender<Map>),
     /// What runs.
     Running(oneshot::Sender<Vec<Work>>),
     /// End a job; the pid that was told, if it runs.

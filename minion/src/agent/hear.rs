@@ -2,6 +2,7 @@
 
 use super::connection::Connection;
 use super::core::Core;
+use crate::refusals::reason_of_directory;
 use crate::trust::Place;
 use saltern_wire::crypto::Signed;
 use saltern_wire::fanout::{Beacon, Broadcast};
@@ -37,7 +38,10 @@ impl Core {
     pub(super) fn handle_session(&mut self, connection: &mut Connection, now: Duration) {
         match self.rules.trust.place(&connection.certificate) {
             Place::Listed | Place::FirstContact => {}
-            Place::Absent => connection.admit_by = Some(now + ADMIT_WITHIN),
+            Place::Absent => {
+                self.refusals.count("master_not_in_directory", now);
+                connection.admit_by = Some(now + ADMIT_WITHIN);
+            }
         }
     }
 
@@ -57,8 +61,12 @@ impl Core {
                     Fate::Leave("it is not in the directory and says a lot".into())
                 }
             }
-            ToMinion::Standing(standing) => self.handle_standing(standing),
+            ToMinion::Standing(standing) => {
+                connection.vitals.handle_standing(matches!(standing, Standing::Accepted { .. }), now);
+                self.handle_standing(standing)
+            }
             ToMinion::Grant(grant) if grant.key.master != connection.certificate.master => {
+                self.refusals.count("grant_of_other_master", now);
                 Fate::Leave(format!("it grants the fan-out of master {}", grant.key.master))
             }
             ToMinion::Grant(grant) => {
@@ -84,8 +92,17 @@ impl Core {
     fn handle_directory(&mut self, connection: &mut Connection, signed: &Signed<Directory>, now: Duration) -> Fate {
         let generation = self.rules.trust.generation();
         match self.rules.trust.handle_directory(connection.ca, signed) {
-            Err(error) => return Fate::Leave(format!("its directory of masters is refused: {error}")),
-            Ok(None) => {}
+            Err(error) => {
+                self.refusals.count(reason_of_directory(&error), now);
+                return Fate::Leave(format!("its directory of masters is refused: {error}"));
+            }
+            Ok(None) => {
+                // It was verified just now; the same one again is none that was refused.
+                let same = self.rules.trust.directory().zip(signed.verify(&connection.ca).ok());
+                if same.is_some_and(|(ours, theirs)| ours.replaces(&theirs)) {
+                    self.refusals.count("directory_older", now);
+                }
+            }
             Ok(Some(kept)) => {
                 if let Err(error) = self.folder.keep_directory(&kept) {
                     tracing::error!(%error, "the directory of masters is not kept over a restart");
@@ -158,10 +175,12 @@ impl Core {
 
     fn handle_beacon(&mut self, connection: &mut Connection, beacon: &Beacon, now: Duration) -> Fate {
         if beacon.cluster != connection.certificate.cluster {
+            self.refusals.count("beacon_of_other_cluster", now);
             return Fate::Leave(format!("its beacon is of cluster {}", beacon.cluster));
         }
         let generation = self.rules.trust.generation();
         if beacon.directory.0 < generation {
+            self.refusals.count("beacon_of_old_generation", now);
             return Fate::Leave(format!(
                 "it is of generation {}, which generation {generation} fenced",
                 beacon.directory.0

@@ -36,6 +36,7 @@ async fn dispatch(name: &str, desk: &Desk, context: &Context, args: &Args) -> Ou
         "mine.get" => mine_get(desk, args).await,
         "mine.valid" => Ok(mine_valid(desk).into()),
         "saltutil.running" => running(desk).await,
+        "status.refusals" => Ok(Value::Object(desk.ask(Ask::Refusals).await?).into()),
         "saltutil.find_job" => find_job(desk, args).await,
         "saltutil.kill_job" => kill_job(desk, args).await,
         "saltutil.refresh_grains" => refresh_grains(desk).await,

@@ -4,6 +4,7 @@
 //!              ┌────────────────────────── run: the loop ──────────────────────────┐
 //!   master ◀──▶│ connection   session + fan-out of one attached master             │
 //!              │ core         rules, journal, outbox, delivery: what is decided    │──▶ executor (supervisors)
+//!              │ outcomes     what is over: to the disk, and off it once committed │
 //!              │ calls        what is asked of the master, and its answers         │
 //!              │ hear         what the master says                                 │
 //!              └── desk ◀── inside: mine.*, saltutil.*, grains.setval ─────────────┘
@@ -22,6 +23,7 @@ mod desk;
 mod facts;
 mod hear;
 mod inside;
+mod outcomes;
 mod run;
 
 use crate::config::Config;

@@ -132,10 +132,15 @@ impl Loop {
                 }
                 Pulse::Gone(reason) => leave = Some(reason),
                 Pulse::NoQuorum(since) => {
-                    if self.core.candidates.handle_no_quorum(&connection.address, now) {
+                    if self.core.candidates.handle_useless(&connection.address, now) {
                         leave = Some(format!("no quorum for {} s, another may have one", since.as_secs()));
                     }
                 }
+            }
+            if let Some(since) = self.core.poll_refused(now)
+                && self.core.candidates.handle_useless(&connection.address, now)
+            {
+                leave = Some(format!("it has taken no call for {} s, another may", since.as_secs()));
             }
             if leave.is_none() && connection.admit_by.is_none() {
                 for message in self.core.next_calls(now) {
@@ -229,6 +234,7 @@ impl Loop {
             }
             Event::Lost(cause) => Fate::Leave(cause),
         };
+        self.core.frames_refused.handle_current(connection.frames_refused());
         match fate {
             Fate::Stay => {}
             Fate::Leave(reason) => self.leave(&reason, None, now),
@@ -243,6 +249,8 @@ impl Loop {
         let lived = now.saturating_sub(connection.vitals.attached());
         let (master, address) = (connection.certificate.master, connection.address.clone());
         tracing::warn!(%master, %address, reason, lived_ms = lived.as_millis(), "left");
+        self.core.frames_refused.handle_current(connection.frames_refused());
+        self.core.frames_refused.handle_ended();
         drop(connection);
         self.core.handle_session_over();
         match self.core.standing {

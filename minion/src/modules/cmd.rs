@@ -6,6 +6,7 @@
 
 use super::output::Output;
 use super::{Args, ArgumentError, Body, Context, Failure, Function, Outcomes, Parameter, Returned};
+use crate::remains::JOB_VARIABLE;
 use futures::FutureExt;
 use rustix::process::{Pid, Signal, kill_process_group};
 use saltern_wire::Value;
@@ -79,6 +80,8 @@ impl Plan {
         command.args(&self.program[1..]).process_group(0).kill_on_drop(true);
         if self.clean_env {
             command.env_clear();
+            // By this name the agent finds what runs on after the supervisor was killed.
+            command.envs(std::env::var_os(JOB_VARIABLE).map(|jid| (JOB_VARIABLE, jid)));
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         if let Some(folder) = &self.cwd {

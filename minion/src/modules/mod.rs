@@ -220,7 +220,7 @@ mod tests {
         let wanted = "cmd.run cmd.run_all grains.delval grains.get grains.item grains.items grains.setval mine.delete \
             mine.flush mine.get mine.send mine.update mine.valid network.interfaces network.ip_addrs saltutil.find_job \
             saltutil.kill_job saltutil.refresh_grains saltutil.running status.diskusage status.loadavg status.meminfo \
-            status.procs status.uptime sys.doc sys.list_functions test.arg test.echo test.fail test.false test.ping \
+            status.procs status.refusals status.uptime sys.doc sys.list_functions test.arg test.echo test.fail test.false test.ping \
             test.sleep test.version";
         assert_eq!(names, wanted.split_whitespace().collect::<BTreeSet<_>>());
         for function in all() {

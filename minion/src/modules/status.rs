@@ -35,6 +35,14 @@ pub(super) const FUNCTIONS: &[Function] = &[
         body: Body::Blocking(procs),
     },
     Function {
+        name: "status.refusals",
+        doc: "Returns how often this minion refused something since it started, by reason: jobs that are forged, of an \
+              unknown master or too old, frames that were replayed, directories that are older, a disk that takes nothing.",
+        parameters: &[],
+        pure: true,
+        body: Body::Agent,
+    },
+    Function {
         name: "status.uptime",
         doc: "Returns for how long the host has been up, and since when.",
         parameters: &[],

@@ -129,7 +129,8 @@ fn only_genuine_jobs_for_this_minion_run() {
     }
     let mut elsewhere = job(6, "cmd.run");
     elsewhere.targets = RoaringBitmap::from_iter([6]);
-    assert!(rules().handle_offer(&offer(&elsewhere, &master(1)), &Room::default()).is_empty());
+    let actions = rules().handle_offer(&offer(&elsewhere, &master(1)), &Room::default());
+    assert_eq!(ignored(&actions), Some(&Ignored::ForOthers));
     let mut late = offer(&job(7, "cmd.run"), &master(1));
     late.remaining_ms = 0;
     assert_eq!(ignored(&rules().handle_offer(&late, &Room::default())), Some(&Ignored::Expired));
@@ -165,13 +166,26 @@ fn a_refusal_is_remembered_and_repeated() {
 }
 
 #[test]
-fn a_job_that_did_not_reach_the_disk_may_be_taken_later() {
+fn a_job_that_did_not_reach_the_disk_is_refused_for_good_and_the_reason_is_told() {
     let mut rules = rules();
-    let offer = offer(&job(1, "cmd.run"), &master(1));
-    let actions = rules.handle_offer(&offer, &Room::default());
+    let first = offer(&job(1, "cmd.run"), &master(1));
+    let actions = rules.handle_offer(&first, &Room::default());
     let [Action::Journal(entries), ..] = &actions[..] else { panic!("{actions:?}") };
-    rules.handle_journal_failed(entries);
-    assert_eq!(starts(&rules.handle_offer(&offer, &Room::default())), 1);
+    let answers = rules.handle_unwritable(entries, "/data/journal: No space left on device");
+    for actions in [answers, rules.handle_offer(&first, &Room::default())] {
+        let [Action::Answer(_, outcome)] = &actions[..] else { panic!("{actions:?}") };
+        assert_eq!(outcome.kind, OutcomeKind::Refused);
+        assert!(outcome.value.to_string().contains("No space left on device"), "{outcome:?}");
+    }
+    assert!(
+        rules.ledger().entries().iter().any(|entry| matches!(entry, Entry::Refused { .. })),
+        "the next write has it"
+    );
+    assert_eq!(
+        starts(&rules.handle_offer(&offer(&job(2, "cmd.run"), &master(1)), &Room::default())),
+        1,
+        "the next is taken"
+    );
 }
 
 #[test]
@@ -191,6 +205,8 @@ fn a_lost_journal_runs_nothing_older_than_the_next_beacon() {
 enum Happening {
     Offer(u64, bool),
     OfferWhenFull(u64),
+    /// The journal cannot be written; whether the bytes reached the disk all the same.
+    OfferUnwritable(u64, bool),
     Settle(u64),
     Restart,
     Time(u64),
@@ -200,6 +216,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         5 => (0..6u64, any::<bool>()).prop_map(|(number, second)| Happening::Offer(number, second)),
         1 => (0..6u64).prop_map(Happening::OfferWhenFull),
+        2 => (0..6u64, any::<bool>()).prop_map(|(number, kept)| Happening::OfferUnwritable(number, kept)),
         2 => (0..6u64).prop_map(Happening::Settle),
         2 => Just(Happening::Restart),
         2 => (0..400_000u64).prop_map(Happening::Time),
@@ -226,6 +243,20 @@ proptest! {
                 Happening::OfferWhenFull(number) => {
                     let full = Room { refuse: Some("full".into()) };
                     rules.handle_offer(&offer(&job(number, "cmd.run"), &master(1)), &full)
+                }
+                Happening::OfferUnwritable(number, kept) => {
+                    let actions = rules.handle_offer(&offer(&job(number, "cmd.run"), &master(1)), &Room::default());
+                    match &actions[..] {
+                        [Action::Journal(entries), ..] => {
+                            let answers = rules.handle_unwritable(entries, "full");
+                            let entries = entries.clone();
+                            // The next write that succeeds writes the whole ledger.
+                            disk = if kept { [disk, entries].concat() } else { disk };
+                            prop_assert_eq!(starts(&answers), 0);
+                            answers
+                        }
+                        _ => actions,
+                    }
                 }
                 Happening::Settle(number) => vec![Action::Journal(rules.handle_settled(&[job(number, "").jid]))],
                 Happening::Time(seconds) => {

@@ -14,7 +14,7 @@ use saltern_pubsub::zmq::{GateLimits, ZmqTransport};
 use saltern_wire::crypto::{Identity, Signed};
 use saltern_wire::fanout::{Beacon, Broadcast, Offer};
 use saltern_wire::id::{Ordinal, Revision};
-use saltern_wire::io::{Address, Io, Link, Transport};
+use saltern_wire::io::{Address, Disk, Io, Link, Transport};
 use saltern_wire::job::{Job, Outcome, Recorded};
 use saltern_wire::master::{Certificate, Directory, Endpoints, MasterRecord, MasterState};
 use saltern_wire::mine::{MineEntry, MineStamp};
@@ -40,6 +40,23 @@ pub struct Truth {
     pub mine: BTreeMap<String, (MineStamp, Option<Value>)>,
     pub refuse: Option<Refusal>,
     pub attaches: u32,
+    /// Masters that live and are of no use.
+    pub lame: BTreeMap<MasterId, Lame>,
+}
+
+/// What a master that answers every ping does not do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lame {
+    /// It never says what it thinks of the minion's key.
+    Mute,
+    /// It never grants its fan-out.
+    NoGrant,
+    /// It has no quorum, and says so.
+    NoQuorum,
+    /// It answers every call with "busy".
+    Busy,
+    /// It answers no call.
+    Deaf,
 }
 
 /// A cluster without Raft.
@@ -194,6 +211,7 @@ impl Cluster {
             tokio::select! { () = ends.cancelled() => {}, () = serve => {} }
         });
         tokio::spawn(run_fanout(
+            (self.truth.clone(), master),
             publisher,
             say.subscribe(),
             self.directory.subscribe(),
@@ -233,20 +251,29 @@ impl Cluster {
     }
 
     pub fn io(&self) -> Io {
+        self.io_on(Arc::new(SystemDisk))
+    }
+
+    pub fn io_on(&self, disk: Arc<dyn Disk>) -> Io {
         Io {
             transport: self.roads.transport("web-1"),
             clock: Arc::new(self.clock.clone()),
             entropy: Arc::new(SystemEntropy),
-            disk: Arc::new(SystemDisk),
+            disk,
         }
     }
 
     /// A minion that runs its jobs in this process.
     pub fn minion(&self, config: Config) -> AgentHandle {
+        self.minion_on(config, Arc::new(SystemDisk))
+    }
+
+    /// One whose agent works on this disk.
+    pub fn minion_on(&self, config: Config, disk: Arc<dyn Disk>) -> AgentHandle {
         let facts = serde_json::json!({"os": "Debian"}).as_object().expect("a mapping").clone();
         let executor: Arc<dyn Executor> =
             Arc::new(InProcess::new(Arc::new(SystemDisk), config.data_dir.join("outbox"), facts));
-        Agent::start(config, self.io(), executor).expect("starts")
+        Agent::start(config, self.io_on(disk), executor).expect("starts")
     }
 
     /// Waits until the truth fits; a condition that never comes ends the test.
@@ -297,6 +324,14 @@ impl Master {
         self.tell(ToMinion::Offer(offer));
     }
 
+    /// Offers `shown` under the signature of `signed`.
+    pub fn offer_changed(&self, shown: &Job, signed: &Job, signer: &Identity) {
+        let mut offered = serde_json::to_value(Signed::new(signed, signer)).expect("encodes");
+        offered["body"] = serde_json::to_value(Signed::new(shown, signer)).expect("encodes")["body"].clone();
+        let job = serde_json::from_value(offered).expect("still signed");
+        self.tell(ToMinion::Offer(Offer { job, remaining_ms: 60_000 }));
+    }
+
     /// Publishes a job.
     pub fn publish(&self, job: &Job, signer: &Identity) {
         let offer = Offer { job: Signed::new(job, signer), remaining_ms: 60_000 };
@@ -322,6 +357,12 @@ struct World {
     credentials: MasterCredentials,
     grant_address: Address,
     id: MasterId,
+}
+
+impl World {
+    fn lame(&self) -> Option<Lame> {
+        self.truth.lock().expect("sound").lame.get(&self.id).copied()
+    }
 }
 
 async fn run_session(world: World, link: Link, says: broadcast::Receiver<Said>, token: CancellationToken) {
@@ -351,10 +392,10 @@ async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiv
             Ok(()) = world.directory.changed() => {
                 said.push(ToMinion::Directory(world.directory.borrow_and_update().clone()));
             }
-            Ok(()) = world.standing.changed() => {
+            Ok(()) = world.standing.changed(), if world.lame() != Some(Lame::Mute) => {
                 let standing = *world.standing.borrow_and_update();
                 said.push(ToMinion::Standing(standing));
-                if matches!(standing, Standing::Accepted { .. }) && !granted {
+                if matches!(standing, Standing::Accepted { .. }) && !granted && world.lame() != Some(Lame::NoGrant) {
                     granted = true;
                     let publisher = world.publisher.lock().expect("sound");
                     let grant = Grant { address: world.grant_address.clone(), capability: publisher.admit(), key: publisher.key() };
@@ -367,7 +408,10 @@ async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiv
                 Err(_) => return,
             },
             message = session.receiver.recv() => match message {
-                Ok(ToMaster::Ping { sequence }) => said.push(ToMinion::Pong { sequence, quorum: true }),
+                Ok(ToMaster::Ping { sequence }) => {
+                    said.push(ToMinion::Pong { sequence, quorum: world.lame() != Some(Lame::NoQuorum) });
+                }
+                Ok(ToMaster::Call { .. }) if world.lame() == Some(Lame::Deaf) => {}
                 Ok(ToMaster::Call { sequence, call, .. }) => {
                     let result = handle_call(&world, call);
                     said.push(ToMinion::Reply { sequence, revision: Revision(1), result });
@@ -382,6 +426,11 @@ fn handle_call(world: &World, call: Call) -> Result<Answer, Refusal> {
     let mut truth = world.truth.lock().expect("sound");
     if let Some(refusal) = &truth.refuse {
         return Err(refusal.clone());
+    }
+    match truth.lame.get(&world.id) {
+        Some(Lame::NoQuorum) => return Err(Refusal::NoQuorum),
+        Some(Lame::Busy) => return Err(Refusal::Busy { retry_after_ms: 500 }),
+        Some(Lame::Mute | Lame::NoGrant | Lame::Deaf) | None => {}
     }
     match call {
         Call::Accept(jids) => truth.accepted.extend(jids),
@@ -427,6 +476,7 @@ fn handle_call(world: &World, call: Call) -> Result<Answer, Refusal> {
 
 /// Beacons, and what the test publishes.
 async fn run_fanout(
+    (truth, id): (Arc<Mutex<Truth>>, MasterId),
     publisher: Arc<Mutex<Publisher>>,
     mut says: broadcast::Receiver<Said>,
     directory: watch::Receiver<Signed<Directory>>,
@@ -447,7 +497,7 @@ async fn run_fanout(
                     newest_job: None,
                     time: LogicalTime::from_unix_micros(1_795_392_390_000_000).plus(clock.monotonic()),
                     directory: (newest.generation, newest.version),
-                    quorum: true,
+                    quorum: truth.lock().expect("sound").lame.get(&id) != Some(&Lame::NoQuorum),
                     reconnect_window_ms: 0,
                     next_ms: 500,
                 })
