@@ -19,6 +19,7 @@
 
 pub mod api;
 pub mod config;
+pub mod door;
 pub mod duties;
 pub mod founding;
 pub mod http;

@@ -3,6 +3,7 @@
 //! Both sides show a certificate of the cluster CA, which names the master it was issued to; a dialler refuses an answer
 //! from anybody but the master it meant. Certificates: [`crate::pki`].
 
+use crate::door::{Door, DoorLimits};
 use crate::mesh::{MeshListener, MeshTransport};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -11,6 +12,7 @@ use saltern_wire::io::{Address, Link, LinkReceiver, LinkSender, TransportError};
 use saltern_wire::limits::{HANDSHAKE_TIMEOUT_MS, PEER_MESSAGE_BYTES_MAX};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -19,8 +21,12 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, rustls};
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// Connections in their TLS handshake at one time; further ones wait in the kernel's backlog.
+/// Connections in their TLS handshake at one time. Masters are few, and theirs takes milliseconds.
 const HANDSHAKES_MAX: usize = 64;
+
+/// Connections of one address in their TLS handshake at one time: a master dials one per kind of traffic, and several
+/// masters of a test live at one address.
+const HANDSHAKES_PER_ADDRESS_MAX: usize = 32;
 
 /// How long written bytes may stay unacknowledged before the kernel gives the connection up.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
@@ -97,7 +103,8 @@ async fn handshake_all(
     accepted: mpsc::Sender<(MasterId, Link)>,
     stop: CancellationToken,
 ) {
-    let permits = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
+    let door = Door::new(DoorLimits { places: HANDSHAKES_MAX, per_address: HANDSHAKES_PER_ADDRESS_MAX });
+    let failed = Failed::default();
     loop {
         let connection = tokio::select! {
             connection = listener.accept() => connection,
@@ -112,19 +119,37 @@ async fn handshake_all(
                 continue;
             }
         };
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        let (mesh, accepted) = (mesh.clone(), accepted.clone());
+        let Some(visitor) = door.enter(from.ip()) else { continue };
+        let (mesh, accepted, failed) = (mesh.clone(), accepted.clone(), failed.clone());
         tokio::spawn(async move {
             let patience = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
-            match tokio::time::timeout(patience, handshake(&mesh, stream, from)).await {
+            let shaken = tokio::select! {
+                shaken = tokio::time::timeout(patience, handshake(&mesh, stream, from)) => shaken,
+                () = visitor.cut() => return,
+            };
+            drop(visitor);
+            match shaken {
                 Ok(Ok(link)) => {
                     let _ = accepted.send(link).await;
                 }
-                Ok(Err(cause)) => tracing::warn!(%from, cause, "refused a connection on the port for masters"),
-                Err(_) => tracing::warn!(%from, "dropped a silent connection on the port for masters"),
+                Ok(Err(cause)) => failed.note(from, &cause),
+                Err(_) => failed.note(from, "it said nothing"),
             }
-            drop(permit);
         });
+    }
+}
+
+/// Handshakes that failed. Strangers decide how many there are, so the log hears of ever fewer of them: the first, the
+/// second, the fourth and so on.
+#[derive(Clone, Default)]
+struct Failed(Arc<AtomicU64>);
+
+impl Failed {
+    fn note(&self, from: SocketAddr, cause: &str) {
+        let so_far = self.0.fetch_add(1, Relaxed) + 1;
+        if so_far.is_power_of_two() {
+            tracing::warn!(%from, cause, so_far, "refused a connection on the port for masters");
+        }
     }
 }
 

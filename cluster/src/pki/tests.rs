@@ -1,6 +1,8 @@
 //! Whom a master believes: handshakes over a pipe, and certificates that do not belong.
 
 use super::*;
+use crate::mesh::MeshTransport;
+use crate::mesh::tls::TlsMesh;
 use rustls::{ClientConfig, ServerConfig};
 use saltern_wire::io::{Address, Disk};
 use saltern_wire::master::{MasterRecord, MasterState};
@@ -255,4 +257,37 @@ fn a_full_disk_leaves_no_trace() {
         assert!(error.to_string().contains(full_at), "{error}");
         assert_eq!(disk.list(Path::new("data")).expect("listed"), [""; 0]);
     }
+}
+
+#[tokio::test]
+async fn strangers_who_say_nothing_keep_no_master_out() {
+    let authority = authority(1);
+    let mesh_of = |master| {
+        let credentials = Arc::new(credentials(&authority, master));
+        let (client, server) = (tls::mesh_client(&credentials), tls::mesh_server(&credentials));
+        TlsMesh::new(
+            Arc::new(client.expect("client")),
+            Arc::new(server.expect("server")),
+            Arc::new(|certificate| peer_master_id(CLUSTER, certificate)),
+            Arc::new(|master| tls_name(CLUSTER, master)),
+        )
+    };
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its port").port();
+    let address = Address::new("127.0.0.1", port);
+    let mut listener = mesh_of(1).listen(&address).await.expect("listens");
+    let mut silent = Vec::new();
+    for stranger in 0..200_u32 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("socket");
+        let source = std::net::Ipv4Addr::from(0x7f00_0200 + stranger);
+        socket.bind((source, 0).into()).expect("an address of this machine");
+        silent.push(socket.connect(([127, 0, 0, 1], port).into()).await.expect("accepted by the kernel"));
+    }
+    let dialled = mesh_of(2);
+    // Whoever had to wait for a stranger would wait until that one's time is over.
+    let strangers_time = std::time::Duration::from_millis(saltern_wire::limits::HANDSHAKE_TIMEOUT_MS);
+    let both = async { tokio::join!(dialled.dial(MasterId(1), &address), listener.accept()) };
+    let (dialled, accepted) = tokio::time::timeout(strangers_time, both).await.expect("in before a stranger left");
+    let (from, _link) = accepted.expect("a master");
+    assert!(dialled.is_ok(), "{:?}", dialled.err());
+    assert_eq!(from, MasterId(2));
 }
