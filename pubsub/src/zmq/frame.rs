@@ -9,7 +9,8 @@
 //! **Invariants.** A length is compared with its limit before a single byte is reserved for it. A frame keeps its bytes as
 //! they came, so that it is passed on without being built again.
 //!
-//! **It refuses** every mechanism but NULL, ZMTP 2, reserved flags, commands with "more", and malformed properties.
+//! **It refuses** every mechanism but NULL, ZMTP 2, reserved flags, commands with "more", and malformed properties. Heartbeats are
+//! answered where messages go both ways, although nobody of ours sends any.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -18,6 +19,9 @@ pub(super) const GREETING_BYTES: usize = 64;
 
 /// Largest READY command, in bytes: a socket type, and room for what other implementations add.
 pub(super) const READY_BYTES_MAX: usize = 512;
+
+/// Longest context of a heartbeat, in bytes.
+const HEARTBEAT_CONTEXT_BYTES_MAX: usize = 16;
 
 /// Flag: more frames of the same message follow.
 const MORE: u8 = 1;
@@ -209,6 +213,19 @@ fn header(buffer: &BytesMut, max: usize) -> Result<Option<(usize, usize)>, Frame
     }
 }
 
+/// The answer to a heartbeat (RFC 37/ZMTP 3.1): `PING`, two bytes of a time to live, and a context that comes back. `None`
+/// for every other frame, and for a longer context than the 16 bytes that there may be.
+pub(super) fn pong(frame: &Frame) -> Option<Bytes> {
+    let context = frame.body().strip_prefix(b"\x04PING").filter(|_| frame.command)?.get(2..)?;
+    if context.len() > HEARTBEAT_CONTEXT_BYTES_MAX {
+        return None;
+    }
+    let mut answer = vec![COMMAND, u8::try_from(5 + context.len()).unwrap_or(u8::MAX)];
+    answer.extend_from_slice(b"\x04PONG");
+    answer.extend_from_slice(context);
+    Some(answer.into())
+}
+
 /// A message of one frame.
 pub(super) fn message(body: &[u8]) -> Bytes {
     let mut frame = Vec::with_capacity(9 + body.len());
@@ -287,6 +304,18 @@ mod tests {
             let large = FrameError::Large { len: 1 << shift, max: 1000 };
             assert_eq!(frames(&bytes, 1000), (vec![], Some(large)), "2^{shift}");
         }
+    }
+
+    #[test]
+    fn a_heartbeat_is_answered_with_its_context() {
+        let answer = |bytes: &[u8]| pong(&frames(bytes, 100).0[0]);
+        assert_eq!(answer(b"\x04\x09\x04PING\x00\x0aab").as_deref(), Some(b"\x04\x07\x04PONGab".as_slice()));
+        assert_eq!(answer(b"\x04\x07\x04PING\x00\x00").as_deref(), Some(b"\x04\x05\x04PONG".as_slice()));
+        assert_eq!(answer(b"\x04\x06\x04PING\x00"), None, "without its time to live");
+        assert_eq!(answer(&message(b"\x04PING\x00\x00")), None, "a message is none");
+        assert_eq!(answer(b"\x04\x05\x04PONG"), None);
+        let long = [b"\x04\x18\x04PING\x00\x00".as_slice(), &[7; 17]].concat();
+        assert_eq!(answer(&long), None);
     }
 
     #[test]

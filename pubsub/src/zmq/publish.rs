@@ -13,9 +13,12 @@
 //! number of copies be under way between PUB and the ushers, who always read: so PUB's own queues stay short, and a peer that
 //! does not drain fills its usher's queue, whose bound ends it, and nothing else.
 
+use super::crowd::Turnstile;
 use super::frame::message;
-use super::gate::{self, GateCounters, GateLimits, Turnstile, count};
+use super::gate;
 use super::inner::PrivateFolder;
+use super::limits::GateLimits;
+use super::offence::{Logbook, count};
 use super::usher;
 use bytes::Bytes;
 use saltern_wire::io::{Address, Capability, Fanout, TransportError};
@@ -65,7 +68,8 @@ enum Right {
 /// What the owner, the conductor and the ushers share.
 pub(super) struct Hub {
     pub(super) limits: GateLimits,
-    pub(super) counters: Arc<GateCounters>,
+    pub(super) logbook: Logbook,
+    pub(super) port: u16,
     pub(super) publisher: PathBuf,
     rights: Mutex<HashMap<Capability, Right>>,
     /// Connections that were welcomed.
@@ -135,7 +139,7 @@ impl Fanout for ZmqFanout {
     fn publish(&self, frame: Bytes) {
         let len = frame.len();
         if len > FANOUT_FRAME_BYTES_MAX || frame.is_empty() {
-            count(&self.hub.counters.unpublished);
+            count(&self.hub.logbook.counters.unpublished);
             tracing::error!(bytes = len, "a frame was not published: its length is no frame's");
             return;
         }
@@ -143,7 +147,7 @@ impl Fanout for ZmqFanout {
         if queued > QUEUE_BYTES_MAX || self.queue.send(frame).is_err() {
             self.hub.queued_bytes.fetch_sub(len, Relaxed);
             self.hub.left_out.fetch_add(1, Relaxed);
-            count(&self.hub.counters.unpublished);
+            count(&self.hub.logbook.counters.unpublished);
             tracing::error!(bytes = len, "a frame was not published: too many are waiting");
         }
     }
@@ -187,7 +191,7 @@ impl Drop for ZmqFanout {
 pub(super) async fn fanout(
     bind: &Address,
     limits: GateLimits,
-    counters: Arc<GateCounters>,
+    logbook: Logbook,
     folder: Arc<PrivateFolder>,
 ) -> Result<Arc<dyn Fanout>, TransportError> {
     let refuse = |source| TransportError::Address { address: bind.clone(), source };
@@ -196,7 +200,8 @@ pub(super) async fn fanout(
     let (private, publisher) = folder.listen().map_err(refuse)?;
     let hub = Arc::new(Hub {
         limits,
-        counters,
+        logbook,
+        port: address.port(),
         publisher,
         rights: Mutex::default(),
         subscribers: AtomicUsize::new(0),
@@ -253,11 +258,11 @@ impl Stage {
             }
         };
         let _ = started.send(Ok(()));
-        let turnstile = Turnstile::new(hub.limits.clone(), hub.counters.clone());
+        let turnstile = Turnstile::new(hub.limits.clone(), hub.logbook.clone(), hub.port);
         let entrance = hub.clone();
         let accepting = gate::accept(listener, turnstile, stop.clone(), move |outer, peer, place| {
             // Ends with its connection, or with the runtime.
-            tokio::spawn(usher::serve(entrance.clone(), outer, peer.to_string(), place));
+            tokio::spawn(usher::serve(entrance.clone(), outer, peer, place));
         });
         tokio::select! {
             () = accepting => {}

@@ -9,16 +9,19 @@
 //! never hold more than a window. The socket behind learns of the end by a control message that comes after every message;
 //! a frame that was begun is finished first.
 
-use super::frame::control;
-use super::gate::{CutReason, GateCounters, Place, count};
+use super::crowd::Place;
+use super::frame::{control, pong};
+use super::limits::GateLimits;
+use super::offence::{CutReason, Logbook, count};
 use super::stream::{FrameReader, StreamError, write_all};
 use bytes::{Bytes, BytesMut};
 use saltern_wire::io::TransportError;
 use saltern_wire::limits::NOISE_MESSAGE_BYTES_MAX;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// Bytes under way in one direction: four of the largest messages, enough for 20 MB/s at 10 ms and small enough for
@@ -34,6 +37,9 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Messages that a master sends before its minion has proved itself: its answer in the handshake.
 const SENT_UNPROVEN: u32 = 1;
 
+/// Heartbeats that wait for their answer. Whoever sends more before it reads gets no answer to the rest.
+const HEARTBEATS_WAITING_MAX: usize = 4;
+
 /// Control: the connection stands.
 pub(super) const OPENED: u8 = 1;
 
@@ -46,6 +52,8 @@ pub(super) struct Flow {
     pub(super) peer: String,
     outbound: Semaphore,
     inbound: Semaphore,
+    /// The peer has proved itself, or was dialled.
+    proven: CancellationToken,
     /// The relay has ended.
     over: CancellationToken,
     cause: OnceLock<String>,
@@ -61,8 +69,8 @@ fn cost(len: usize) -> u32 {
 impl Flow {
     pub(super) fn new(peer: String) -> Arc<Self> {
         let window = || Semaphore::new(WINDOW_BYTES as usize);
-        let (over, dropped) = (CancellationToken::new(), CancellationToken::new());
-        Arc::new(Self { peer, outbound: window(), inbound: window(), over, cause: OnceLock::new(), dropped })
+        let [proven, over, dropped] = [(); 3].map(|()| CancellationToken::new());
+        Arc::new(Self { peer, outbound: window(), inbound: window(), proven, over, cause: OnceLock::new(), dropped })
     }
 
     /// Waits for room for a message of `len` bytes.
@@ -110,27 +118,42 @@ pub(super) struct Streams {
     pub(super) inner_ahead: BytesMut,
 }
 
+/// What a relay serves.
+pub(super) struct Connection {
+    pub(super) flow: Arc<Flow>,
+    /// Its place at the master's gate; a minion's own connection has none.
+    pub(super) place: Option<Place>,
+    /// The other side, and the port of the master.
+    pub(super) peer: SocketAddr,
+    pub(super) port: u16,
+    pub(super) limits: GateLimits,
+}
+
 /// Relays until either side is done, and tells the socket behind.
-pub(super) async fn relay(
-    streams: Streams,
-    flow: Arc<Flow>,
-    place: Option<Place>,
-    stall_timeout: Duration,
-    counters: Arc<GateCounters>,
-) {
+pub(super) async fn relay(streams: Streams, connection: Connection, logbook: Logbook) {
     let Streams { outer, outer_ahead, inner, inner_ahead } = streams;
+    let Connection { flow, place, peer, port, limits } = connection;
     let mut unwritten = control(OPENED);
+    let (heartbeats, answers) = mpsc::channel(HEARTBEATS_WAITING_MAX);
+    let cut = place.as_ref().map(Place::cut);
+    let first_bytes_max = if place.is_some() { limits.unproven_frame_bytes_max } else { NOISE_MESSAGE_BYTES_MAX };
+    if place.is_none() {
+        flow.proven.cancel();
+    }
     let reason = {
-        let outer_reader = FrameReader::resume(&outer, outer_ahead, NOISE_MESSAGE_BYTES_MAX);
+        let outer_reader = FrameReader::resume(&outer, outer_ahead, first_bytes_max);
         let inner_reader = FrameReader::resume(&inner, inner_ahead, NOISE_MESSAGE_BYTES_MAX);
+        let stall_timeout = limits.stall_timeout;
+        let ways_out = WayOut { outer: &outer, place, flow: &flow, stall_timeout, logbook: &logbook };
         tokio::select! {
-            reason = inbound(outer_reader, &inner, &mut unwritten, &flow) => reason,
-            reason = outbound(inner_reader, &outer, place, &flow, stall_timeout) => reason,
+            reason = inbound(outer_reader, &inner, &mut unwritten, &flow, heartbeats) => reason,
+            reason = outbound(inner_reader, ways_out, answers) => reason,
             reason = lingered(&flow) => reason,
+            reason = crowded(cut) => reason,
         }
     };
     drop(outer);
-    reason.count(&counters);
+    logbook.ended(peer.ip(), port, &reason);
     tracing::debug!(peer = %flow.peer, %reason, "a session link ended");
     flow.cause.get_or_init(|| reason.to_string());
     flow.over.cancel();
@@ -140,7 +163,7 @@ pub(super) async fn relay(
         write_all(&inner, &mut control(CLOSED)).await
     };
     if farewell.await.is_err() && !flow.dropped.is_cancelled() {
-        count(&counters.failed);
+        count(&logbook.counters.failed);
     }
 }
 
@@ -150,15 +173,32 @@ async fn inbound(
     inner: &UnixStream,
     unwritten: &mut Bytes,
     flow: &Flow,
+    heartbeats: mpsc::Sender<Bytes>,
 ) -> CutReason {
+    let mut proven = false;
     loop {
         if let Err(error) = write_all(inner, unwritten).await {
             return CutReason::Failed(error);
         }
-        let frame = match reader.next().await {
+        let frame = loop {
+            tokio::select! {
+                biased;
+                () = flow.proven.cancelled(), if !proven => {
+                    proven = true;
+                    reader.widen(NOISE_MESSAGE_BYTES_MAX);
+                }
+                frame = reader.next() => break frame,
+            }
+        };
+        let frame = match frame {
             Ok(frame) => frame,
             Err(error) => return error.into(),
         };
+        if let Some(answer) = pong(&frame) {
+            // Dropped when too many wait: the peer does not read.
+            let _ = heartbeats.try_send(answer);
+            continue;
+        }
         let frame = match frame.whole_message() {
             Ok(frame) => frame,
             Err(error) => return StreamError::from(error).into(),
@@ -171,35 +211,72 @@ async fn inbound(
     }
 }
 
-/// From the socket behind to TCP.
+/// What the way out of the socket behind needs.
+struct WayOut<'a> {
+    outer: &'a TcpStream,
+    place: Option<Place>,
+    flow: &'a Flow,
+    stall_timeout: Duration,
+    logbook: &'a Logbook,
+}
+
+/// From the socket behind to TCP, with answers to heartbeats between the messages.
 async fn outbound(
     mut reader: FrameReader<'_, UnixStream>,
-    outer: &TcpStream,
-    mut place: Option<Place>,
-    flow: &Flow,
-    stall_timeout: Duration,
+    mut way: WayOut<'_>,
+    mut answers: mpsc::Receiver<Bytes>,
 ) -> CutReason {
     let mut sent = 0;
     loop {
-        let frame = match reader.next().await {
-            Ok(frame) => frame,
-            Err(StreamError::Closed) => return CutReason::Dropped,
-            Err(error) => return CutReason::Failed(error),
+        let frame = tokio::select! {
+            frame = reader.next() => Some(frame),
+            Some(mut answer) = answers.recv() => {
+                if let Err(reason) = way.write(&mut answer).await {
+                    return reason;
+                }
+                count(&way.logbook.counters.heartbeats);
+                None
+            }
+        };
+        let frame = match frame {
+            None => continue,
+            Some(Ok(frame)) => frame,
+            Some(Err(StreamError::Closed)) => return CutReason::Dropped,
+            Some(Err(error)) => return CutReason::Failed(error),
         };
         let len = frame.body().len();
         let mut raw = frame.raw;
-        match tokio::time::timeout(stall_timeout, write_all(outer, &mut raw)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return error.into(),
-            Err(_) => return CutReason::Evicted,
+        if let Err(reason) = way.write(&mut raw).await {
+            return reason;
         }
-        flow.outbound.add_permits(cost(len) as usize);
+        way.flow.outbound.add_permits(cost(len) as usize);
         if sent < SENT_UNPROVEN {
             sent += 1;
-        } else if let Some(place) = &mut place {
+        } else if let Some(place) = &mut way.place {
             place.prove();
+            way.flow.proven.cancel();
         }
     }
+}
+
+impl WayOut<'_> {
+    /// Writes all of `bytes` in time.
+    async fn write(&self, bytes: &mut Bytes) -> Result<(), CutReason> {
+        match tokio::time::timeout(self.stall_timeout, write_all(self.outer, bytes)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(CutReason::Evicted),
+        }
+    }
+}
+
+/// Ends when the connection has to give way to others.
+async fn crowded(cut: Option<CancellationToken>) -> CutReason {
+    match cut {
+        Some(cut) => cut.cancelled().await,
+        None => std::future::pending().await,
+    }
+    CutReason::Crowded
 }
 
 /// Ends when the link is dropped and what it had sent is written, or after a while.

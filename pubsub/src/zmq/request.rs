@@ -3,14 +3,18 @@
 //! The gate gives every connection a number and presents it to the ROUTER as the peer's identity, so one TCP connection is
 //! one identity is one [`Link`]; none is ever used again. A control message from the gate opens and closes it.
 
+use super::crowd::{Place, Turnstile};
 use super::frame::READY_BYTES_MAX;
-use super::gate::{self, CutReason, GateCounters, GateLimits, Place, Turnstile};
+use super::gate::{self, Called};
 use super::inner::{self, PrivateFolder};
-use super::relay::{CLOSED, Flow, LinkGuard, OPENED, Streams, relay};
+use super::limits::GateLimits;
+use super::offence::{CutReason, Logbook};
+use super::relay::{CLOSED, Connection, Flow, LinkGuard, OPENED, Streams, relay};
 use super::stream::{FrameReader, shake_hands};
 use bytes::Bytes;
 use saltern_wire::io::{Address, Link, LinkReceiver, LinkSender, Listener, TransportError};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +49,8 @@ struct Entrance {
     _folder: Arc<PrivateFolder>,
     router: PathBuf,
     limits: GateLimits,
-    counters: Arc<GateCounters>,
+    logbook: Logbook,
+    port: u16,
     numbers: AtomicU64,
     /// Connections that are through the gate and not yet seen by the ROUTER's loop.
     arriving: Mutex<BTreeMap<Number, Arc<Flow>>>,
@@ -57,21 +62,29 @@ impl Entrance {
     }
 
     /// One connection, from accept to end.
-    async fn serve(self: Arc<Self>, outer: TcpStream, peer: String, place: Place) {
+    async fn serve(self: Arc<Self>, outer: TcpStream, peer: SocketAddr, place: Place) {
         let number = self.numbers.fetch_add(1, Relaxed);
         let within = self.limits.handshake_timeout;
-        let ready = tokio::time::timeout(within, self.admit(outer, number)).await;
-        let streams = match ready.unwrap_or(Err(CutReason::TimedOut(within.as_millis()))) {
+        let cut = place.cut();
+        let ready = tokio::select! {
+            ready = tokio::time::timeout(within, self.admit(outer, number)) => {
+                ready.unwrap_or(Err(CutReason::TimedOut(within.as_millis())))
+            }
+            () = cut.cancelled() => Err(CutReason::Crowded),
+        };
+        let streams = match ready {
             Ok(streams) => streams,
             Err(reason) => {
-                reason.count(&self.counters);
+                self.logbook.ended(peer.ip(), self.port, &reason);
                 tracing::debug!(%peer, %reason, "a session connection was refused");
                 return;
             }
         };
-        let flow = Flow::new(peer);
+        let flow = Flow::new(peer.to_string());
         self.arriving().insert(number, flow.clone());
-        relay(streams, flow, Some(place), self.limits.stall_timeout, self.counters.clone()).await;
+        let (port, limits) = (self.port, self.limits.clone());
+        let connection = Connection { flow, place: Some(place), peer, port, limits };
+        relay(streams, connection, self.logbook.clone()).await;
         self.arriving().remove(&number);
     }
 
@@ -118,7 +131,7 @@ impl Drop for SessionListener {
 pub(super) async fn listen(
     bind: &Address,
     limits: GateLimits,
-    counters: Arc<GateCounters>,
+    logbook: Logbook,
     folder: Arc<PrivateFolder>,
 ) -> Result<Box<dyn Listener>, TransportError> {
     let refuse = |source| TransportError::Address { address: bind.clone(), source };
@@ -129,15 +142,21 @@ pub(super) async fn listen(
     socket.bind_listener(private).await.map_err(|error| refuse(std::io::Error::other(error.to_string())))?;
     let closing = CancellationToken::new();
     let (accepted, links) = mpsc::channel(limits.connections_max.clamp(1, 1 << 16));
-    let turnstile = Turnstile::new(limits.clone(), counters.clone());
-    let entrance =
-        Entrance { _folder: folder, router, limits, counters, numbers: AtomicU64::new(0), arriving: Mutex::default() };
-    let entrance = Arc::new(entrance);
+    let turnstile = Turnstile::new(limits.clone(), logbook.clone(), address.port());
+    let entrance = Arc::new(Entrance {
+        _folder: folder,
+        router,
+        limits,
+        logbook,
+        port: address.port(),
+        numbers: AtomicU64::new(0),
+        arriving: Mutex::default(),
+    });
     let (sender, receiver) = socket.split();
     tokio::spawn(route(sender, receiver, entrance.clone(), accepted, closing.clone()));
     let serving = closing.clone();
     tokio::spawn(gate::accept(listener, turnstile, closing.clone(), move |outer, peer, place| {
-        tokio::spawn(entrance.clone().serve(outer, peer.to_string(), place));
+        tokio::spawn(entrance.clone().serve(outer, peer, place));
     }));
     Ok(Box::new(SessionListener { address, links, port, _closing: serving.drop_guard() }))
 }
@@ -242,34 +261,39 @@ impl LinkReceiver for RoutedReceiver {
 pub(super) async fn dial(
     address: &Address,
     limits: &GateLimits,
-    counters: Arc<GateCounters>,
+    logbook: Logbook,
     folder: &PrivateFolder,
 ) -> Result<Link, TransportError> {
-    let peer = address.to_string();
-    let within = limits.handshake_timeout;
-    let after_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-    let opening = open(address, limits, counters, folder);
-    let timed_out = |_| TransportError::TimedOut { peer, after_ms };
-    tokio::time::timeout(within, opening).await.map_err(timed_out)?
+    let called = Called::default();
+    let opening = open(address, limits, &logbook, folder, &called);
+    gate::in_time(address, limits.handshake_timeout, &logbook, &called, opening).await
 }
 
 async fn open(
     address: &Address,
     limits: &GateLimits,
-    counters: Arc<GateCounters>,
+    logbook: &Logbook,
     folder: &PrivateFolder,
+    called: &Called,
 ) -> Result<Link, TransportError> {
     let peer = address.to_string();
     let closed = |cause: String| TransportError::Closed { peer: peer.clone(), cause };
     let outer = gate::connect(address, limits.handshake_timeout).await?;
+    let called = called.reached(&outer)?;
     let mut reader = FrameReader::new(&outer, READY_BYTES_MAX);
-    shake_hands(&mut reader, "DEALER", &[], "ROUTER").await.map_err(|error| closed(error.to_string()))?;
+    if let Err(error) = shake_hands(&mut reader, "DEALER", &[], "ROUTER").await {
+        let reason = CutReason::from(error);
+        logbook.ended(called.ip(), called.port(), &reason);
+        return Err(closed(reason.to_string()));
+    }
     let outer_ahead = reader.into_buffer();
     let (private, path) = folder.listen().map_err(|error| closed(error.to_string()))?;
     let (mut socket, inner, inner_ahead) = behind(private, &path).await.map_err(|error| closed(error.to_string()))?;
     let flow = Flow::new(peer.clone());
     let streams = Streams { outer, outer_ahead, inner, inner_ahead };
-    tokio::spawn(relay(streams, flow.clone(), None, limits.stall_timeout, counters));
+    let (flow_here, limits) = (flow.clone(), limits.clone());
+    let connection = Connection { flow: flow_here, place: None, peer: called, port: called.port(), limits };
+    tokio::spawn(relay(streams, connection, logbook.clone()));
     // From here on the link's guard ends the relay, also if this future is dropped.
     let guard = Arc::new(LinkGuard(flow.clone()));
     socket.recv().await.map_err(|error| closed(error.to_string()))?;

@@ -82,6 +82,11 @@ impl<'a, S: Stream> FrameReader<'a, S> {
         Self { stream, buffer, body_bytes_max }
     }
 
+    /// Bodies may have `body_bytes_max` bytes from the next look on.
+    pub(super) fn widen(&mut self, body_bytes_max: usize) {
+        self.body_bytes_max = body_bytes_max;
+    }
+
     /// The next frame. Cancel safe.
     pub(super) async fn next(&mut self) -> Result<Frame, StreamError> {
         loop {

@@ -4,13 +4,16 @@
 //! subscription stands when the master's gate says so with an empty frame.
 
 use super::frame::{FrameError, READY_BYTES_MAX, control, message};
-use super::gate::{self, CutReason, GateCounters, GateLimits};
+use super::gate::{self, Called};
 use super::inner::{self, PrivateFolder};
+use super::limits::GateLimits;
+use super::offence::{CutReason, Logbook};
 use super::relay::CLOSED;
 use super::stream::{FrameReader, StreamError, shake_hands, write_all};
 use bytes::{Bytes, BytesMut};
 use saltern_wire::io::{Address, Capability, LinkReceiver, TransportError};
 use saltern_wire::limits::FANOUT_FRAME_BYTES_MAX;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -24,30 +27,36 @@ pub(super) async fn subscribe(
     address: &Address,
     capability: Capability,
     limits: &GateLimits,
-    counters: Arc<GateCounters>,
+    logbook: Logbook,
     folder: &PrivateFolder,
 ) -> Result<Box<dyn LinkReceiver>, TransportError> {
-    let peer = address.to_string();
-    let within = limits.handshake_timeout;
-    let after_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-    let opening = open(address, capability, limits, counters, folder);
-    let timed_out = |_| TransportError::TimedOut { peer, after_ms };
-    tokio::time::timeout(within, opening).await.map_err(timed_out)?
+    let called = Called::default();
+    let opening = open(address, capability, limits, &logbook, folder, &called);
+    gate::in_time(address, limits.handshake_timeout, &logbook, &called, opening).await
 }
 
 async fn open(
     address: &Address,
     capability: Capability,
     limits: &GateLimits,
-    counters: Arc<GateCounters>,
+    logbook: &Logbook,
     folder: &PrivateFolder,
+    called: &Called,
 ) -> Result<Box<dyn LinkReceiver>, TransportError> {
     let peer = address.to_string();
     let closed =
         |cause: &dyn std::fmt::Display| TransportError::Closed { peer: peer.clone(), cause: cause.to_string() };
     let outer = gate::connect(address, limits.handshake_timeout).await?;
+    let master = called.reached(&outer)?;
+    let blame = |error: StreamError| {
+        logbook.ended(master.ip(), master.port(), &error.into());
+    };
     let mut reader = FrameReader::new(&outer, READY_BYTES_MAX);
-    shake_hands(&mut reader, "SUB", &[], "PUB").await.map_err(|error| closed(&error))?;
+    if let Err(error) = shake_hands(&mut reader, "SUB", &[], "PUB").await {
+        let refused = closed(&error);
+        blame(error);
+        return Err(refused);
+    }
     let (private, path) = folder.listen().map_err(|error| closed(&error))?;
     let mut socket = SubSocket::new();
     socket.subscribe("").await.map_err(|error| closed(&error))?;
@@ -60,12 +69,18 @@ async fn open(
     let mut key = vec![SUBSCRIBE];
     key.extend_from_slice(&capability.0);
     write_all(&outer, &mut message(&key)).await.map_err(|error| closed(&error))?;
-    let welcome = reader.next().await.map_err(|error| match error {
-        StreamError::Closed => closed(&"the gate closed it: the capability is unknown or used"),
-        StreamError::Io(_) | StreamError::Frame(_) => closed(&error),
-    })?;
-    if !welcome.body().is_empty() {
+    let welcome = match reader.next().await {
+        Ok(welcome) => welcome,
+        Err(StreamError::Closed) => return Err(closed(&"the gate closed it: the capability is unknown or used")),
+        Err(error) => {
+            let refused = closed(&error);
+            blame(error);
+            return Err(refused);
+        }
+    };
+    if welcome.command || welcome.more || !welcome.body().is_empty() {
         let cause = "its first frame is no welcome".into();
+        blame(FrameError::Command.into());
         return Err(TransportError::Protocol { peer, cause });
     }
     let outer_ahead = reader.into_buffer();
@@ -73,7 +88,7 @@ async fn open(
     let over = Arc::new(OnceLock::new());
     let dropped = CancellationToken::new();
     let streams = Streams { outer, outer_ahead, inner, inner_ahead };
-    tokio::spawn(relay(streams, over.clone(), dropped.clone(), counters));
+    tokio::spawn(relay(streams, over.clone(), dropped.clone(), logbook.clone(), master));
     Ok(Box::new(Subscription { socket, peer, over, is_over: false, _dropped: dropped.drop_guard() }))
 }
 
@@ -86,7 +101,13 @@ struct Streams {
 
 /// Carries frames from the master to the SUB until either is gone. A SUB that is not read stops the reading from TCP, and
 /// then the master cuts this subscriber off: that is the bound.
-async fn relay(streams: Streams, over: Arc<OnceLock<String>>, dropped: CancellationToken, counters: Arc<GateCounters>) {
+async fn relay(
+    streams: Streams,
+    over: Arc<OnceLock<String>>,
+    dropped: CancellationToken,
+    logbook: Logbook,
+    master: SocketAddr,
+) {
     let Streams { outer, outer_ahead, inner, inner_ahead } = streams;
     let mut unwritten = Bytes::new();
     let reason = {
@@ -98,7 +119,7 @@ async fn relay(streams: Streams, over: Arc<OnceLock<String>>, dropped: Cancellat
         }
     };
     drop(outer);
-    reason.count(&counters);
+    logbook.ended(master.ip(), master.port(), &reason);
     over.get_or_init(|| reason.to_string());
     let farewell = async {
         write_all(&inner, &mut unwritten).await?;
@@ -115,7 +136,7 @@ async fn carry(mut frames: FrameReader<'_, TcpStream>, inner: &UnixStream, unwri
             Err(error) => return error.into(),
         };
         match frame.whole_message() {
-            Ok(frame) if frame.body().is_empty() => return StreamError::from(FrameError::Subscription).into(),
+            Ok(frame) if frame.body().is_empty() => return StreamError::from(FrameError::Command).into(),
             Ok(frame) => *unwritten = frame.raw,
             Err(error) => return StreamError::from(error).into(),
         }

@@ -1,9 +1,11 @@
 //! One subscriber's connection at the fan-out's gate: lets it in on a capability, and carries frames to it from a bounded
 //! queue.
 
+use super::crowd::Place;
 use super::frame::{FrameError, READY_BYTES_MAX, message};
-use super::gate::{self, CutReason, Place};
+use super::gate;
 use super::inner;
+use super::offence::CutReason;
 use super::publish::{DATA, Hub, PROBE, read_header, subscription};
 use super::stream::{FrameReader, StreamError, shake_hands, write_all};
 use super::subscribe::SUBSCRIBE;
@@ -12,6 +14,7 @@ use saltern_wire::io::Capability;
 use saltern_wire::limits::FANOUT_FRAME_BYTES_MAX;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tokio::net::{TcpStream, UnixStream};
@@ -27,17 +30,23 @@ const WRITE_SLICES: usize = 16;
 const FRAME_COPIED_BYTES: usize = 2048;
 
 /// One connection, from accept to end.
-pub(super) async fn serve(hub: Arc<Hub>, outer: TcpStream, peer: String, mut place: Place) {
+pub(super) async fn serve(hub: Arc<Hub>, outer: TcpStream, peer: SocketAddr, mut place: Place) {
     let within = hub.limits.handshake_timeout;
-    let admitted = tokio::time::timeout(within, admit(&hub, &outer)).await;
-    let reason = match admitted.unwrap_or(Err(CutReason::TimedOut(within.as_millis()))) {
+    let cut = place.cut();
+    let admitted = tokio::select! {
+        admitted = tokio::time::timeout(within, admit(&hub, &outer)) => {
+            admitted.unwrap_or(Err(CutReason::TimedOut(within.as_millis())))
+        }
+        () = cut.cancelled() => Err(CutReason::Crowded),
+    };
+    let reason = match admitted {
         Ok(admitted) => {
             place.prove();
             attend(&hub, &outer, admitted).await
         }
         Err(reason) => reason,
     };
-    reason.count(&hub.counters);
+    hub.logbook.ended(peer.ip(), hub.port, &reason);
     tracing::debug!(%peer, %reason, "a subscriber's connection ended");
 }
 
@@ -161,6 +170,8 @@ struct Queue<'a> {
     hub: &'a Hub,
     frames: VecDeque<Bytes>,
     bytes: usize,
+    /// Bytes that the connection has taken so far.
+    written: u64,
 }
 
 impl Drop for Queue<'_> {
@@ -171,7 +182,7 @@ impl Drop for Queue<'_> {
 
 impl<'a> Queue<'a> {
     fn new(hub: &'a Hub) -> Self {
-        Self { hub, frames: VecDeque::new(), bytes: 0 }
+        Self { hub, frames: VecDeque::new(), bytes: 0, written: 0 }
     }
 
     fn push(&mut self, frame: Bytes) {
@@ -191,6 +202,7 @@ impl<'a> Queue<'a> {
             Err(error) => return Err(error.into()),
         };
         self.bytes -= written;
+        self.written += written as u64;
         self.hub.waiting_bytes.fetch_sub(written, Relaxed);
         while let Some(frame) = self.frames.front_mut() {
             if written < frame.len() {
@@ -215,6 +227,10 @@ async fn attend(hub: &Hub, outer: &TcpStream, admitted: Admitted) -> CutReason {
     queue.push(message(&[]));
     let mut newest = joined;
     let mut header = None;
+    // A peer that takes nothing is cut after one to two of these, however little waits for it.
+    let mut looks = tokio::time::interval(hub.limits.stall_timeout);
+    looks.reset();
+    let mut stuck = None;
     loop {
         tokio::task::consume_budget().await;
         tokio::select! {
@@ -224,6 +240,13 @@ async fn attend(hub: &Hub, outer: &TcpStream, admitted: Admitted) -> CutReason {
                 if let Err(error) = outcome.map_err(StreamError::from).and_then(|()| queue.flush(outer)) {
                     return error.into();
                 }
+            }
+            _ = looks.tick() => {
+                let written = (!queue.frames.is_empty()).then_some(queue.written);
+                if written.is_some() && written == stuck {
+                    return CutReason::Evicted;
+                }
+                stuck = written;
             }
             // A subscriber has nothing more to say: it is here to be noticed when it leaves.
             error = silence(outer) => return error.into(),

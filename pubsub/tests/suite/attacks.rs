@@ -11,17 +11,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// A master's two ports with a minion on each, who must not notice anything.
-struct Master {
-    transport: ZmqTransport,
-    listener: Box<dyn Listener>,
-    fanout: Arc<dyn Fanout>,
-    session: (Link, Link),
-    subscription: Box<dyn LinkReceiver>,
-    counters: Arc<GateCounters>,
+pub struct Master {
+    pub transport: ZmqTransport,
+    pub listener: Box<dyn Listener>,
+    pub fanout: Arc<dyn Fanout>,
+    pub session: (Link, Link),
+    pub subscription: Box<dyn LinkReceiver>,
+    pub counters: Arc<GateCounters>,
 }
 
 impl Master {
-    async fn start(limits: GateLimits) -> Self {
+    pub async fn start(limits: GateLimits) -> Self {
         let transport = zmq(limits);
         let mut listener = transport.listen(&anywhere()).await.expect("listen");
         let fanout = transport.fanout(&anywhere()).await.expect("fanout");
@@ -34,12 +34,12 @@ impl Master {
         Self { transport, listener, fanout, session, subscription, counters }
     }
 
-    fn ports(&self) -> [Address; 2] {
+    pub fn ports(&self) -> [Address; 2] {
         [self.listener.address(), self.fanout.address()]
     }
 
     /// The old minion and a new one are served as if nothing had happened.
-    async fn still_serves(&mut self) {
+    pub async fn still_serves(&mut self) {
         let (minion, master) = &mut self.session;
         minion.sender.send(pattern(1, 1000)).await.expect("send");
         assert_eq!(soon("up", master.receiver.recv()).await.expect("recv"), pattern(1, 1000));
@@ -53,7 +53,7 @@ impl Master {
     }
 }
 
-fn greeting() -> Vec<u8> {
+pub fn greeting() -> Vec<u8> {
     let mut bytes = vec![0; 64];
     (bytes[0], bytes[9], bytes[10]) = (0xff, 0x7f, 3);
     bytes[12..16].copy_from_slice(b"NULL");
@@ -61,7 +61,7 @@ fn greeting() -> Vec<u8> {
 }
 
 /// A READY command with these properties.
-fn ready(properties: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn ready(properties: &[(&str, &[u8])]) -> Vec<u8> {
     let mut body = b"\x05READY".to_vec();
     for (name, value) in properties {
         body.push(u8::try_from(name.len()).expect("short"));
@@ -75,14 +75,14 @@ fn ready(properties: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// A long frame's header that announces `len` bytes.
-fn announce(len: u64) -> Vec<u8> {
+pub fn announce(len: u64) -> Vec<u8> {
     let mut bytes = vec![2];
     bytes.extend_from_slice(&len.to_be_bytes());
     bytes
 }
 
 /// Sends `bytes` and waits until the gate closes the connection.
-async fn attack(address: &Address, bytes: &[u8]) {
+pub async fn attack(address: &Address, bytes: &[u8]) {
     let mut stream = TcpStream::connect((address.host(), address.port())).await.expect("connect");
     // The gate may have closed it before the last byte.
     let _ = stream.write_all(bytes).await;
@@ -93,7 +93,7 @@ async fn attack(address: &Address, bytes: &[u8]) {
     .await;
 }
 
-fn count(counter: &AtomicU64) -> u64 {
+pub fn count(counter: &AtomicU64) -> u64 {
     counter.load(Relaxed)
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use saltern_pubsub::memory::MemoryNetwork;
 use saltern_pubsub::zmq::{GateLimits, ZmqTransport};
 use saltern_wire::io::{Address, Link, LinkReceiver, Listener, Transport, TransportError};
+use saltern_wire::limits::NOISE_MESSAGE_BYTES_MAX;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +17,11 @@ pub fn transports() -> [(&'static str, Arc<dyn Transport>); 2] {
     [("memory", Arc::new(MemoryNetwork::new().host("127.0.0.1"))), ("zmq", Arc::new(zmq(quick())))]
 }
 
-/// Limits with time-outs that a test can wait for.
+/// Limits with time-outs that a test can wait for, and for links that carry anything without a handshake.
 pub fn quick() -> GateLimits {
     GateLimits {
         connections_max: 1000,
+        unproven_frame_bytes_max: NOISE_MESSAGE_BYTES_MAX,
         handshake_timeout: Duration::from_millis(1500),
         stall_timeout: Duration::from_secs(5),
         ..GateLimits::default()
