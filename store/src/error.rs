@@ -69,6 +69,14 @@ impl StoreError {
         Self::Engine { doing, path: path.to_path_buf(), cause: source.to_string() }
     }
 
+    /// What is wrong, without what to do about it: for a list of many findings.
+    pub(crate) fn finding(&self) -> String {
+        match self {
+            Self::Corrupt { what, cause } => format!("{what}: {cause}"),
+            _ => self.to_string(),
+        }
+    }
+
     /// Bytes that are not what was written.
     pub(crate) fn corrupt(what: impl Into<String>, cause: impl ToString) -> Self {
         Self::Corrupt { what: what.into(), cause: cause.to_string() }

@@ -22,6 +22,7 @@
 //! **Caveats.** Names behind ordinals are kept for ever (some 60 bytes each). A list of returns is read in pages, so that a
 //! job which changes meanwhile is seen at two points in time.
 
+pub mod check;
 pub mod command;
 pub mod error;
 pub mod folder;
@@ -38,6 +39,7 @@ pub mod state;
 mod table;
 pub mod view;
 
+pub use check::{CheckItem, CheckReport, Verdict, check};
 pub use error::StoreError;
 pub use folder::Stores;
 pub use log::{FlushBy, Log, LogEntry};

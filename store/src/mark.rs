@@ -33,6 +33,8 @@ pub const FILE: &str = "mark";
 const SLOT_BYTES: usize = 4096;
 /// Slots of the file.
 const SLOTS: usize = 2;
+/// Bytes of the file.
+pub(crate) const BYTES: usize = SLOT_BYTES * SLOTS;
 /// Bytes before the record: what [`frame::seal`] adds, and the record's length.
 const HEADER_BYTES: usize = 5 + 2;
 /// Longest vote or committed position, in bytes: Raft's have some 50. Both fit a slot with all the rest.
@@ -134,8 +136,8 @@ pub(crate) struct Found {
 /// Reads the bytes of a mark file.
 pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Found, StoreError> {
     let corrupt = |cause: String| StoreError::corrupt(format!("the durable mark {}", path.display()), cause);
-    if bytes.len() != SLOT_BYTES * SLOTS {
-        return Err(corrupt(format!("it has {} bytes, it must have {}", bytes.len(), SLOT_BYTES * SLOTS)));
+    if bytes.len() != BYTES {
+        return Err(corrupt(format!("it has {} bytes, it must have {BYTES}", bytes.len())));
     }
     let (first, second) = bytes.split_at(SLOT_BYTES);
     match (MarkRow::open(first), MarkRow::open(second)) {

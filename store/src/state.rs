@@ -16,7 +16,7 @@
 use crate::command::{Applied, Effect, Proposal, Reply};
 use crate::error::StoreError;
 use crate::index::Index;
-use crate::kv::{Direction, Engine, Kind, Kv, Span, Table};
+use crate::kv::{Direction, Engine, Kv, Span, Table};
 use crate::machine::{self, Tx};
 use crate::overlay::Overlay;
 use crate::sound::Soundness;
@@ -29,9 +29,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 /// The file that names the live folder.
 const CURRENT: &str = "CURRENT";
 /// What folder names begin with; a number follows.
-const FOLDER: &str = "state-";
+pub(crate) const FOLDER: &str = "state-";
 /// The number of the folder that a state begins with.
-const FIRST: u64 = 1;
+pub(crate) const FIRST: u64 = 1;
 
 /// One entry of the replicated log, ready to be applied.
 #[derive(Debug, Clone)]
@@ -105,7 +105,7 @@ impl State {
         let names = engine.list(dir)?;
         // Every engine leaves files in a folder that it has opened: without them, the state is gone.
         if number > FIRST && !names.contains(&folder) {
-            return Err(StoreError::corrupt(format!("the state in {}", dir.display()), format!("{folder} is missing")));
+            return Err(missing(dir, &folder));
         }
         let live = Live::open(engine, dir, number)?;
         for name in names {
@@ -244,8 +244,19 @@ impl Live {
     }
 }
 
-fn folder_name(number: u64) -> String {
+pub(crate) fn folder_name(number: u64) -> String {
     format!("{FOLDER}{number}")
+}
+
+/// The live folder is not there.
+pub(crate) fn missing(dir: &Path, folder: &str) -> StoreError {
+    StoreError::corrupt(format!("the state in {}", dir.display()), format!("{folder} is missing"))
+}
+
+/// There is a folder, and nothing says which one is live.
+pub(crate) fn headless(dir: &Path, folder: &str) -> StoreError {
+    let path = dir.join(CURRENT);
+    StoreError::corrupt(format!("the file {}", path.display()), format!("it is missing, and {folder} is not"))
 }
 
 /// What CURRENT reads for folder `number`: its name, and a checksum of that, for a digit that is another one by now.
@@ -271,19 +282,14 @@ pub(crate) fn current(engine: &dyn Engine, dir: &Path) -> Result<Option<u64>, St
 /// Makes CURRENT, for a state that begins now. Without it there must be none: it is made before the first folder is.
 fn begin(engine: &dyn Engine, dir: &Path) -> Result<u64, StoreError> {
     if let Some(name) = engine.list(dir)?.into_iter().find(|name| name.starts_with(FOLDER)) {
-        let path = dir.join(CURRENT);
-        return Err(StoreError::corrupt(
-            format!("the file {}", path.display()),
-            format!("it is missing, and {name} is not"),
-        ));
+        return Err(headless(dir, &name));
     }
     engine.replace_file(&dir.join(CURRENT), current_text(FIRST).as_bytes())?;
     Ok(FIRST)
 }
 
-/// Reads and decodes every row that the files in `dir` hold, without changing anything: how many there are.
-pub(crate) fn verify(engine: &dyn Engine, dir: &Path) -> Result<u64, StoreError> {
-    let kv = engine.open_read_only(dir, Kind::State)?;
+/// Reads and decodes every row that the files of a state hold, which was opened for reading only: how many there are.
+pub(crate) fn verify(kv: &dyn Kv) -> Result<u64, StoreError> {
     let mut rows = 0;
     for table in Table::OF_STATE {
         let mut wrong = None;

@@ -2,6 +2,8 @@
 
 use super::FixedFile;
 use crate::error::StoreError;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -87,6 +89,23 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> 
     append_file(beside, bytes)?;
     sync(beside)?;
     rename(beside, path)
+}
+
+/// Takes the lock that RocksDB keeps on the file `path` while it has `dir` open; it is free again when the file is dropped.
+/// `None` if there is no such file, or nobody can have locked it, because it cannot be opened for writing.
+///
+/// The lock belongs to the process: dropped in the process that has `dir` open itself, it would be gone for both.
+pub(crate) fn hold(dir: &Path, path: &Path) -> Result<Option<File>, StoreError> {
+    let file = match OpenOptions::new().write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ReadOnlyFilesystem) => return Ok(None),
+        Err(error) => return Err(StoreError::file("opening a file", path, &error)),
+    };
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::ACCESS | Errno::AGAIN) => Err(StoreError::Locked { path: dir.to_path_buf() }),
+        Err(error) => Err(StoreError::file("locking a file", path, &error.into())),
+    }
 }
 
 /// A file that is overwritten in place.

@@ -410,6 +410,17 @@ impl Engine for MemoryEngine {
         self.open(dir, Kind::State)
     }
 
+    fn has_instance(&self, dir: &Path) -> Result<bool, StoreError> {
+        Ok(lock(&self.disk).instances.contains_key(dir))
+    }
+
+    fn hold(&self, dir: &Path) -> Result<Box<dyn Send>, StoreError> {
+        match lock(&self.disk).instances.get(dir) {
+            Some(instance) if instance.open => Err(StoreError::Locked { path: dir.into() }),
+            Some(_) | None => Ok(Box::new(())),
+        }
+    }
+
     fn open_read_only(&self, dir: &Path, _kind: Kind) -> Result<Arc<dyn Kv>, StoreError> {
         let disk = lock(&self.disk);
         let visible = match (disk.instances.get(dir), disk.files.get(&dir.join(DUMP))) {

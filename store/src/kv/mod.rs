@@ -294,6 +294,13 @@ pub trait Engine: Send + Sync + 'static {
     /// Opens (or makes) a state instance in `dir`, which may be a clone of a checkpoint.
     fn open_state(&self, dir: &Path) -> Result<Arc<dyn Kv>, StoreError>;
 
+    /// Whether an instance was ever made in `dir`.
+    fn has_instance(&self, dir: &Path) -> Result<bool, StoreError>;
+
+    /// Keeps everybody from opening the instance in `dir` for writing, until what this returns is dropped. Refused as
+    /// [`StoreError::Locked`] if somebody has it open; nothing to keep if there is none.
+    fn hold(&self, dir: &Path) -> Result<Box<dyn Send>, StoreError>;
+
     /// Opens what is in `dir` for reading, as opening it for writing would find it; nothing is changed. Writing fails.
     fn open_read_only(&self, dir: &Path, kind: Kind) -> Result<Arc<dyn Kv>, StoreError>;
 

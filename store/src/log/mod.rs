@@ -339,7 +339,7 @@ impl<E> Taken<E> {
 
 impl<E: LogEntry> Tail<E> {
     /// Reads the positions and checks every entry: its frame, its content, and that none is missing.
-    fn load(kv: &dyn Kv) -> Result<(Self, MarkRow), StoreError> {
+    pub(crate) fn load(kv: &dyn Kv) -> Result<(Self, MarkRow), StoreError> {
         let meta = |name: &str| -> Result<Option<Vec<u8>>, StoreError> {
             let row = kv.get(Table::LogMeta, &table::key(&[name.as_bytes()]))?;
             let open = |row: Vec<u8>| frame::open(&row).map(<[u8]>::to_vec);
@@ -386,6 +386,11 @@ impl<E: LogEntry> Tail<E> {
             }
         })?;
         wrong.map_or(Ok((tail, standing)), Err)
+    }
+
+    /// The first entry there is.
+    pub(crate) fn begin(&self) -> Option<u64> {
+        self.last.map(|_| self.begin)
     }
 
     /// The last index there is or was.

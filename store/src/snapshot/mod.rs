@@ -19,7 +19,7 @@ pub use manifest::{FileEntry, Manifest};
 pub use receive::{MissingPiece, Receiving};
 
 use crate::error::StoreError;
-use crate::kv::Engine;
+use crate::kv::{Engine, Kind};
 use crate::sound::Soundness;
 use crate::state::{self, Standing, State};
 use saltern_wire::fault_point;
@@ -75,15 +75,8 @@ impl Snapshots {
         engine.make_folder(dir)?;
         let mut found = Vec::new();
         for name in engine.list(dir)? {
-            let Some(id) = name.strip_suffix(MANIFEST).filter(|id| !id.starts_with(RECEIVING)) else { continue };
-            let manifest = manifest::load(engine.as_ref(), &dir.join(&name))?;
-            if manifest.id != id {
-                return Err(StoreError::corrupt(
-                    format!("the snapshot {id}"),
-                    format!("it says it is {}", manifest.id),
-                ));
-            }
-            found.push(Snapshot { manifest });
+            let Some(id) = id_of(&name) else { continue };
+            found.push(Snapshot { manifest: load(engine.as_ref(), dir, id, &name)? });
         }
         found.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.manifest.applied));
         let (kept, making) = (Mutex::new(Vec::new()), Mutex::new(()));
@@ -113,10 +106,11 @@ impl Snapshots {
         let making = self.path(MAKING);
         self.engine().remove(&making)?;
         let Standing { applied, position, membership } = state.checkpoint(&making)?;
-        self.shared.soundness.noted(state::verify(self.engine(), &making))?;
+        let verified = self.engine().open_read_only(&making, Kind::State).and_then(|kv| state::verify(kv.as_ref()));
+        self.shared.soundness.noted(verified)?;
         let mut files = Vec::new();
         for name in self.engine().list(&making)? {
-            let (len, digest) = self.digest(&making.join(&name))?;
+            let (len, digest) = digest(self.engine(), &making.join(&name))?;
             files.push(FileEntry { name, len, digest });
         }
         let manifest = Manifest::new(applied, position, membership, files);
@@ -139,7 +133,8 @@ impl Snapshots {
         if offset == 0 {
             // Once per file and receiver: what has gone bad since it was made must not travel. The receiver would refuse it,
             // and ask again.
-            self.shared.soundness.noted(self.check_file(id, entry))?;
+            let checked = check_file(self.engine(), &self.path(id), id, entry);
+            self.shared.soundness.noted(checked)?;
         }
         self.engine().read_file(&self.path(id).join(file), offset, len)
     }
@@ -199,19 +194,6 @@ impl Snapshots {
         Ok(())
     }
 
-    /// One file of a snapshot must be what it was when the snapshot was made. Reads all of it.
-    pub(crate) fn check_file(&self, id: &str, entry: &FileEntry) -> Result<(), StoreError> {
-        let path = self.path(id).join(&entry.name);
-        let corrupt = |cause: &str| StoreError::corrupt(format!("the file {} of the snapshot {id}", entry.name), cause);
-        if self.engine().file_len(&path)?.is_none() {
-            return Err(corrupt("it is missing"));
-        }
-        if self.digest(&path)? != (entry.len, entry.digest) {
-            return Err(corrupt("it does not fit its digest"));
-        }
-        Ok(())
-    }
-
     /// Every file must be there with its length; its content was digested before it was adopted, and the engine checks its
     /// own blocks when it reads them.
     fn check_lengths(&self, manifest: &Manifest) -> Result<(), StoreError> {
@@ -225,19 +207,6 @@ impl Snapshots {
         Ok(())
     }
 
-    fn digest(&self, path: &Path) -> Result<(u64, [u8; 32]), StoreError> {
-        let mut hasher = blake3::Hasher::new();
-        let mut offset = 0;
-        loop {
-            let bytes = self.engine().read_file(path, offset, READ_BYTES)?;
-            if bytes.is_empty() {
-                return Ok((offset, *hasher.finalize().as_bytes()));
-            }
-            hasher.update(&bytes);
-            offset += bytes.len() as u64;
-        }
-    }
-
     fn engine(&self) -> &dyn Engine {
         self.shared.engine.as_ref()
     }
@@ -248,5 +217,54 @@ impl Snapshots {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Snapshot>> {
         self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The id of the snapshot whose manifest has this name; `None` for any other name.
+pub(crate) fn id_of(name: &str) -> Option<&str> {
+    name.strip_suffix(MANIFEST).filter(|id| !id.starts_with(RECEIVING))
+}
+
+/// Reads the manifest `name` of the snapshot `id`.
+fn load(engine: &dyn Engine, dir: &Path, id: &str, name: &str) -> Result<Manifest, StoreError> {
+    let manifest = manifest::load(engine, &dir.join(name))?;
+    if manifest.id != id {
+        let cause = format!("it says it is {}", manifest.id);
+        return Err(StoreError::corrupt(format!("the snapshot {id}"), cause));
+    }
+    Ok(manifest)
+}
+
+/// Reads all of a snapshot and changes nothing: its manifest, if every file is what it was when it was made.
+pub(crate) fn verify(engine: &dyn Engine, dir: &Path, id: &str, name: &str) -> Result<Manifest, StoreError> {
+    let manifest = load(engine, dir, id, name)?;
+    manifest.files.iter().try_for_each(|entry| check_file(engine, &dir.join(id), id, entry))?;
+    Ok(manifest)
+}
+
+/// One file of a snapshot in `folder` must be what it was when the snapshot was made. Reads all of it.
+fn check_file(engine: &dyn Engine, folder: &Path, id: &str, entry: &FileEntry) -> Result<(), StoreError> {
+    let path = folder.join(&entry.name);
+    let corrupt = |cause: &str| StoreError::corrupt(format!("the file {} of the snapshot {id}", entry.name), cause);
+    if engine.file_len(&path)?.is_none() {
+        return Err(corrupt("it is missing"));
+    }
+    if digest(engine, &path)? != (entry.len, entry.digest) {
+        return Err(corrupt("it does not fit its digest"));
+    }
+    Ok(())
+}
+
+/// Length and BLAKE3 of a file.
+fn digest(engine: &dyn Engine, path: &Path) -> Result<(u64, [u8; 32]), StoreError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut offset = 0;
+    loop {
+        let bytes = engine.read_file(path, offset, READ_BYTES)?;
+        if bytes.is_empty() {
+            return Ok((offset, *hasher.finalize().as_bytes()));
+        }
+        hasher.update(&bytes);
+        offset += bytes.len() as u64;
     }
 }

@@ -90,7 +90,7 @@ impl Receiving {
         let engine = self.snapshots.engine();
         for entry in &self.manifest.files {
             let path = self.folder.join(&entry.name);
-            let (len, digest) = self.snapshots.digest(&path)?;
+            let (len, digest) = super::digest(engine, &path)?;
             if (len, digest) != (entry.len, entry.digest) {
                 engine.remove(&path)?;
                 return Err(

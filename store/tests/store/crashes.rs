@@ -34,6 +34,12 @@ impl Engine for Failing {
         self.step(dir)?;
         self.disk.open_state(dir)
     }
+    fn has_instance(&self, dir: &Path) -> Result<bool, StoreError> {
+        self.disk.has_instance(dir)
+    }
+    fn hold(&self, dir: &Path) -> Result<Box<dyn Send>, StoreError> {
+        self.disk.hold(dir)
+    }
     fn open_read_only(&self, dir: &Path, kind: Kind) -> Result<Arc<dyn Kv>, StoreError> {
         self.disk.open_read_only(dir, kind)
     }

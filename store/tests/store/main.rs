@@ -1,7 +1,7 @@
 //! The store's tests, one binary: RocksDB is linked once.
 //!
 //! `kv` and `snapshots` run over both engines; `scripts` runs every golden script on both and compares them; `laws` are the
-//! properties; `fixtures` holds frozen bytes. After a wanted change: `UPDATE_GOLDENFILES=1 cargo test -p saltern-store`.
+//! properties; `fixtures` holds frozen bytes; `rot` flips bits of a data folder. After a wanted change: `UPDATE_GOLDENFILES=1 cargo test -p saltern-store`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
@@ -12,6 +12,8 @@ mod kv;
 mod laws;
 mod logs;
 mod marks;
+mod rot;
+mod rot_stories;
 mod scripts;
 mod snapshots;
 mod states;
