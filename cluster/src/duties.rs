@@ -36,6 +36,9 @@ const TICK_OPEN: Duration = Duration::from_secs(1);
 /// Sweeps between two ticks while nothing is open: retention is not urgent.
 const TICK_IDLE_SWEEPS: u32 = 60;
 
+/// How long a leader may take to apply everything that is committed before it takes a member out.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Entries that a learner may lack when it is made a voter.
 const PROMOTE_LAG_MAX: u64 = 500;
 
@@ -59,8 +62,12 @@ async fn until(stop: CancellationToken, duty: impl Future<Output = ()>) {
 async fn probe_all(truth: Truth) {
     let mut round: u32 = 0;
     loop {
-        let others = truth.mesh().known().into_iter().filter(|id| *id != truth.id());
-        futures::future::join_all(others.map(|id| probe(&truth, id))).await;
+        let group = truth.group().leader_state();
+        let mut others = truth.mesh().listed();
+        others.extend(group.voters.iter().chain(&group.learners));
+        others.remove(&truth.id());
+        truth.retain_probes(&others);
+        futures::future::join_all(others.into_iter().map(|id| probe(&truth, id))).await;
         truth.handle_clocks();
         round = round.saturating_add(1);
         tokio::time::sleep(if round < PROBES_FRESH { PROBE_EVERY_FRESH } else { PROBE_EVERY }).await;
@@ -111,20 +118,56 @@ fn leads(truth: &Truth) -> bool {
     quorum.fresh && quorum.leader == Some(truth.id())
 }
 
-/// Takes joining masters in: learner, voter, active in the directory.
+/// Takes joining masters in (learner, voter, active in the directory) and lets those go that the directory no longer names.
 async fn take_in_all(truth: Truth, credentials: Arc<Credentials>) {
     loop {
         tokio::time::sleep(MEMBERS_EVERY).await;
         if leads(&truth) {
-            if let Err(cause) = take_in(&truth, &credentials).await {
-                tracing::info!(cause, "a joining master has to wait; trying again");
+            if let Err(cause) = step(&truth, &credentials).await {
+                tracing::info!(cause, "a change of the masters has to wait; trying again");
                 tokio::time::sleep(MEMBERS_EVERY * 2).await;
             }
         }
     }
 }
 
-/// One step for the first master that needs one.
+/// One step for the first master that needs one. Whoever leaves goes first: a voter that is gone for ever only makes the
+/// majority larger, so that the group never bears less for its removal than before.
+async fn step(truth: &Truth, credentials: &Credentials) -> Result<(), String> {
+    if let_go(truth).await? { Ok(()) } else { take_in(truth, credentials).await }
+}
+
+/// Takes the first member that the directory does not name out of the group; whether there was one.
+///
+/// This leader's directory must not be older than the membership: a new leader that has not yet applied what it holds would
+/// throw out a master that has just come in. So everything that is committed is applied first.
+async fn let_go(truth: &Truth) -> Result<bool, String> {
+    let Some(gone) = first_unlisted(truth)? else { return Ok(false) };
+    truth.confirm(CONFIRM_TIMEOUT).await.map_err(|error| error.to_string())?;
+    if first_unlisted(truth)? != Some(gone) {
+        return Ok(false);
+    }
+    let group = truth.group().leader_state();
+    if gone == truth.id() {
+        let heir = group.voters.iter().find(|id| **id != gone).ok_or("nobody else votes")?;
+        tracing::info!(%heir, "this master left the directory: another one is to lead");
+        truth.group().transfer(*heir).await.map_err(|error| error.to_string())?;
+        return Ok(true);
+    }
+    tracing::info!(master = %gone, "a master that left the directory leaves the group");
+    truth.group().remove(gone).await.map_err(|error| error.to_string())?;
+    Ok(true)
+}
+
+/// The first member of the group that is not in the directory applied here.
+fn first_unlisted(truth: &Truth) -> Result<Option<MasterId>, String> {
+    let Some(signed) = truth.state().directory() else { return Ok(None) };
+    let directory = signed.peek().map_err(|error| error.to_string())?;
+    let group = truth.group().leader_state();
+    Ok(group.voters.into_iter().chain(group.learners).find(|id| directory.master(*id).is_none()))
+}
+
+/// One step for the first master that comes in.
 async fn take_in(truth: &Truth, credentials: &Credentials) -> Result<(), String> {
     let Some(signed) = truth.state().directory() else { return Ok(()) };
     let directory = signed.peek().map_err(|error| error.to_string())?;

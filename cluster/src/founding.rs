@@ -1,8 +1,10 @@
-//! How a master comes to be: the first one founds a cluster, every other one joins with a token.
+//! How a master comes to be: the first one founds a cluster, every other one joins with a token, and one that lost its data
+//! comes back under a fresh id.
 //!
 //! ```text
 //!   init:  identity + CA + state secret ─▶ data folder + founding proposal ─▶ `run` proposes it after Raft's initialisation
 //!   join:  identity ─ POST /v1/cluster/join at any master in the token ─▶ grant ─ checked against the pinned CA ─▶ data folder
+//!   rejoin: the old certificate, over the mesh, at any other master ─▶ grant ─▶ the old data aside, the new credentials in place
 //! ```
 //!
 //! **Invariants.** Both write into a folder that holds nothing yet, and `master.json` last: whoever is killed half way
@@ -14,10 +16,12 @@
 pub mod grant;
 mod init;
 mod join;
+mod rejoin;
 pub mod token;
 
 pub use init::{Founded, init};
 pub use join::{JoinError, Joined, accept, join};
+pub use rejoin::{RejoinError, Rejoined, rejoin};
 
 use crate::pki::credentials::{self, CredentialsError, MASTER_FILE};
 use crate::pki::{Credentials, PkiError};

@@ -31,6 +31,7 @@ pub mod pki;
 pub mod presence;
 pub mod program;
 pub mod publish;
+pub mod quarantine;
 pub mod raft;
 pub mod replica;
 pub mod service;

@@ -28,7 +28,7 @@ use saltern_store::command::{Effect, Proposal};
 use saltern_store::kv::Engine;
 use saltern_store::{FlushBy, Soundness, StoreError, Stores};
 use saltern_wire::crypto::Signed;
-use saltern_wire::io::{Address, Io, TransportError};
+use saltern_wire::io::{Address, Disk, Io, TransportError};
 use saltern_wire::master::{Directory, Endpoints};
 use saltern_wire::{MasterId, RequestId};
 use std::path::PathBuf;
@@ -94,6 +94,35 @@ pub enum StartError {
     Directory(String),
 }
 
+impl StartError {
+    /// What is corrupt, if that is why.
+    pub fn corruption(&self) -> Option<String> {
+        match self {
+            Self::Store(error @ StoreError::Corrupt { .. }) => Some(error.to_string()),
+            Self::Store(_)
+            | Self::Listen(_)
+            | Self::Group(_)
+            | Self::Found(_)
+            | Self::Refused(_)
+            | Self::Directory(_) => None,
+        }
+    }
+}
+
+/// Why a running master cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Its Raft core stopped.
+    #[error("{0}")]
+    Core(String),
+    /// Stored bytes are not what was written.
+    #[error("{0}")]
+    Corrupt(String),
+    /// A write failed: nobody knows what is on the disk.
+    #[error("{0}")]
+    Disk(String),
+}
+
 /// A running master. Stop it with [`Node::stop`]; dropping it leaves its tasks to the runtime.
 pub struct Node {
     /// The replicated truth.
@@ -136,8 +165,10 @@ impl Node {
         );
         let replica: Arc<dyn Replica> = Arc::new(truth.clone());
         let presence = Presence::new(Arc::clone(&replica), io.clone());
-        service.complete(truth.clone(), presence.clone());
-        let following = follow_directory(truth.clone(), Arc::clone(&service), Arc::clone(&credentials), stop.clone());
+        service.complete(truth.clone(), presence.clone(), Arc::clone(&credentials));
+        let keeping = Keeping { disk: Arc::clone(&io.disk), folder: config.data_dir.clone() };
+        let following =
+            follow_directory(truth.clone(), Arc::clone(&service), Arc::clone(&credentials), keeping, stop.clone());
         tasks.spawn(following);
         tasks.spawn(watch_core(truth.clone(), stop.clone()));
         duties::start(&truth, &credentials, &tasks, &stop);
@@ -174,13 +205,16 @@ impl Node {
 
     /// Ends when this master can no longer run, with the reason: its data turned out to be corrupt, a write failed, or its
     /// Raft core stopped. The first two make the core stop as well and say more.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> Failure {
         loop {
-            if let Some(cause) = self.soundness.cause().or_else(|| self.soundness.failure()) {
-                return cause;
+            if let Some(cause) = self.soundness.cause() {
+                return Failure::Corrupt(cause);
+            }
+            if let Some(cause) = self.soundness.failure() {
+                return Failure::Disk(cause);
             }
             if let Some(cause) = self.truth.group().leader_state().stopped {
-                return cause;
+                return Failure::Core(cause);
             }
             tokio::time::sleep(CORE_WATCH_EVERY).await;
         }
@@ -257,6 +291,23 @@ async fn found(truth: &Truth, mesh: &Address, founding: Proposal) -> Result<(), 
     committed.applied.map(drop).map_err(|refused| StartError::Refused(refused.to_string()))
 }
 
+/// Where the newest directory is kept outside of the truth: a master whose tables cannot be read finds its peers by it.
+struct Keeping {
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+}
+
+impl Keeping {
+    async fn keep(&self, truth: &Truth, directory: Signed<Directory>) {
+        let (disk, folder) = (Arc::clone(&self.disk), self.folder.clone());
+        let keep = move || Credentials::keep_directory(&*disk, &folder, &directory);
+        let kept = truth.group().machine().disk_work().run(keep).await.and_then(|kept| kept);
+        if let Err(error) = kept {
+            tracing::warn!(%error, "the newest directory of masters is not kept beside the credentials");
+        }
+    }
+}
+
 /// Keeps the mesh's addresses and the set of admitted masters those of the newest directory. What the log replays at the
 /// start was applied before anybody listened, so the table is read first. An older directory than the known one is passed
 /// over: whoever replays a long log must go on speaking to the masters that send it.
@@ -264,16 +315,22 @@ async fn follow_directory(
     truth: Truth,
     service: Arc<MasterService>,
     credentials: Arc<Credentials>,
+    keeping: Keeping,
     stop: CancellationToken,
 ) {
     let mut effects = truth.subscribe();
     let mut known: Option<Directory> = None;
     let mut newest = truth.state().directory();
     loop {
-        match newest_directory(newest.take(), &credentials) {
+        let signed = newest.take();
+        match newest_directory(signed.clone(), &credentials) {
             Ok(directory) if known.as_ref().is_none_or(|known| directory.replaces(known)) => {
                 service.admit(directory.masters.iter().map(|master| master.id).collect());
                 truth.mesh().learn(&directory);
+                // The one at hand is the one that was kept before, unless the truth's is the newer one.
+                if let Some(signed) = signed.filter(|signed| signed.peek().is_ok_and(|held| held == directory)) {
+                    keeping.keep(&truth, signed).await;
+                }
                 known = Some(directory);
             }
             Ok(_) => {}

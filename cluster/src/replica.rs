@@ -29,6 +29,10 @@ pub trait Replica: Send + Sync + 'static {
     fn quorum(&self) -> Quorum;
     /// The truth's time, estimated from the last applied entry and this machine's monotonic clock.
     fn now(&self) -> LogicalTime;
+    /// Hears of masters that quarantine themselves, where masters hear of each other.
+    fn quarantined(&self) -> Option<broadcast::Receiver<(MasterId, String)>> {
+        None
+    }
     /// Waits, at most `within`, until everything that was acknowledged anywhere before the call is applied here.
     async fn confirm(&self, within: Duration) -> Result<Revision, ProposeError>;
     /// Changes the truth; returns after this master has applied the change.
@@ -64,6 +68,10 @@ impl Replica for Truth {
 
     fn now(&self) -> LogicalTime {
         Truth::now(self)
+    }
+
+    fn quarantined(&self) -> Option<broadcast::Receiver<(MasterId, String)>> {
+        Some(self.quarantines().subscribe())
     }
 
     async fn confirm(&self, within: Duration) -> Result<Revision, ProposeError> {

@@ -1,7 +1,9 @@
 //! What a master answers to other masters: one place that sends each question to whoever knows.
 
-use crate::mesh::message::{ProposeRefusal, Request, Response};
+use crate::founding::grant;
+use crate::mesh::message::{Granted, ProposeRefusal, Request, Response};
 use crate::mesh::server::MeshService;
+use crate::pki::Credentials;
 use crate::presence::Presence;
 use crate::raft::service::RaftService;
 use crate::truth::{Lane, Truth};
@@ -16,7 +18,14 @@ pub struct MasterService {
     raft: Arc<RaftService>,
     /// Masters of the newest directory. They and the members of the group may speak to this one.
     admitted: RwLock<BTreeSet<MasterId>>,
-    above: OnceLock<(Truth, Presence)>,
+    above: OnceLock<Above>,
+}
+
+/// What stands on the mesh, and answers most of what comes over it.
+struct Above {
+    truth: Truth,
+    presence: Presence,
+    credentials: Arc<Credentials>,
 }
 
 impl MasterService {
@@ -26,9 +35,9 @@ impl MasterService {
     }
 
     /// Serves everything from now on.
-    pub fn complete(&self, truth: Truth, presence: Presence) {
+    pub fn complete(&self, truth: Truth, presence: Presence, credentials: Arc<Credentials>) {
         // A second completion would be the same truth: there is one a process.
-        let _ = self.above.set((truth, presence));
+        let _ = self.above.set(Above { truth, presence, credentials });
     }
 
     /// Takes a new directory: whoever is neither in it nor in the group is refused from now on.
@@ -43,11 +52,22 @@ impl MeshService for MasterService {
         self.raft.is_member(master) || self.admitted.read().unwrap_or_else(PoisonError::into_inner).contains(&master)
     }
 
+    fn hears_out(&self, master: MasterId) -> bool {
+        let Some(above) = self.above.get() else { return false };
+        let masters = above.truth.state().masters().unwrap_or_default();
+        masters.iter().any(|joined| joined.replaces == Some(master))
+    }
+
     async fn answer(&self, from: MasterId, request: Request) -> Response {
+        // Asked again for every message: a link may be older than the directory that took its master out.
+        if !self.admits(from) && !matches!(request, Request::Rejoin(_)) {
+            tracing::warn!(%from, "refused a message of a master that is not in the directory any more");
+            return Response::Failed("you are not in the directory of masters".into());
+        }
         if let Request::Raft(call) = request {
             return self.raft.answer(from, call).await;
         }
-        let Some((truth, presence)) = self.above.get() else {
+        let Some(Above { truth, presence, credentials }) = self.above.get() else {
             return Response::Failed("this master is starting".into());
         };
         match request {
@@ -67,6 +87,14 @@ impl MeshService for MasterService {
                 time: truth.group().leader_state().is_self.then(|| truth.now()),
             },
             Request::Presence(update) => Response::Presence(presence.handle_update(from, update)),
+            Request::Quarantined(cause) => {
+                truth.quarantines().handle_told(from, cause, truth.clock().monotonic());
+                Response::Done
+            }
+            Request::Rejoin(request) => {
+                let granted = grant::issue_rejoin(truth, credentials, from, &request).await;
+                Response::Rejoined(granted.map(|grant| Granted(Box::new(grant))).map_err(|refusal| refusal.0))
+            }
         }
     }
 

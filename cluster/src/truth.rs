@@ -12,13 +12,14 @@
 
 use crate::mesh::message::{Channel, ProposeRefusal, Proposed, Request, Response};
 use crate::mesh::{Mesh, MeshError};
+use crate::quarantine::Quarantines;
 use crate::raft::{Group, GroupError, LeaderState};
 use crate::stamper::{Stamper, median};
 use saltern_store::command::{Applied, Command, Proposal};
 use saltern_store::{AppliedEntry, State};
 use saltern_wire::io::{Clock, Entropy, draw};
 use saltern_wire::{LogicalTime, MasterId, RequestId, Revision};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast, watch};
@@ -146,6 +147,7 @@ struct Inner {
     started: Duration,
     stamper: Mutex<Stamper>,
     probes: Mutex<BTreeMap<MasterId, Probed>>,
+    quarantines: Quarantines,
     control: Semaphore,
     bulk: Semaphore,
     bulk_waiting: Semaphore,
@@ -169,6 +171,7 @@ impl Truth {
             started,
             stamper: Mutex::new(stamper),
             probes: Mutex::default(),
+            quarantines: Quarantines::default(),
             control: Semaphore::new(CONTROL_IN_FLIGHT_MAX),
             bulk: Semaphore::new(BULK_IN_FLIGHT_MAX),
             bulk_waiting: Semaphore::new(BULK_WAITING_MAX),
@@ -193,6 +196,11 @@ impl Truth {
     /// The other masters.
     pub fn mesh(&self) -> &Arc<Mesh> {
         &self.0.mesh
+    }
+
+    /// Masters that said that their data cannot be trusted.
+    pub fn quarantines(&self) -> &Quarantines {
+        &self.0.quarantines
     }
 
     /// Carries `command` into the log, from any master. Without a request id one is drawn, so that the retries of this call
@@ -415,7 +423,15 @@ impl Truth {
         if let Some(time) = probed.time {
             self.stamper().handle_leader(time, self.0.clock.monotonic());
         }
+        if probed.reachable {
+            self.0.quarantines.handle_heard(of, self.0.clock.monotonic());
+        }
         self.0.probes.lock().unwrap_or_else(PoisonError::into_inner).insert(of, probed);
+    }
+
+    /// Forgets what was probed of masters that are gone: their clocks count no more.
+    pub(crate) fn retain_probes(&self, masters: &BTreeSet<MasterId>) {
+        self.0.probes.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| masters.contains(id));
     }
 
     /// Moves logical time toward the median of the clocks that were probed; not before a majority was heard, because alone a

@@ -112,6 +112,9 @@ impl MeshService for OnlyRaft {
     fn admits(&self, _master: MasterId) -> bool {
         true
     }
+    fn hears_out(&self, _master: MasterId) -> bool {
+        false
+    }
     async fn answer(&self, from: MasterId, request: Request) -> Response {
         match request {
             Request::Raft(call) => self.0.answer(from, call).await,

@@ -179,6 +179,16 @@ pub enum MasterCommand {
         /// The new directory.
         directory: Signed<Directory>,
     },
+    /// Gives out a fresh id for a master of the directory that lost its data and proved who it was. The same key asking
+    /// again gets the same id. Refused: a master that is not in the directory; a name or key that another one holds.
+    Rejoin {
+        /// The id that it had.
+        gone: MasterId,
+        /// Its name.
+        name: String,
+        /// Its fresh key.
+        public_key: PublicKey,
+    },
 }
 
 /// Replicated settings.

@@ -87,15 +87,18 @@ fn failure_tolerance(raft: &RaftStatus) -> u32 {
 fn member(api: &Api, raft: &RaftStatus, newest: Option<u64>, record: &MasterRecord) -> MemberStatus {
     let held = raft.members.iter().find(|member| member.id == record.id);
     let last_log = held.and_then(|member| member.last_log);
+    let reachable = held.is_some_and(|member| member.reachable);
+    let quarantined = api.truth.quarantines().cause(record.id).filter(|_| !reachable);
     MemberStatus {
         id: record.id,
         name: record.name.clone(),
-        role: role(held, raft.quorum.leader, record).into(),
+        role: if quarantined.is_some() { "quarantined" } else { role(held, raft.quorum.leader, record) }.into(),
         state: record.state,
         endpoints: record.endpoints.clone(),
         region: record.region.clone(),
         zone: record.zone.clone(),
-        reachable: held.is_some_and(|member| member.reachable),
+        reachable,
+        quarantined,
         last_log,
         lag: newest.zip(last_log).map(|(newest, last)| newest.saturating_sub(last)),
         round_trip_us: held.and_then(|member| member.round_trip_us),

@@ -130,6 +130,41 @@ pub struct Flags {
     pub profile: Option<String>,
 }
 
+impl Flags {
+    /// Every flag that was given, with its name.
+    fn given(&self) -> Vec<(&'static str, &str)> {
+        let all = [
+            ("id", &self.id),
+            ("interface", &self.interface),
+            ("advertise", &self.advertise),
+            ("publish_port", &self.publish_port),
+            ("ret_port", &self.ret_port),
+            ("mesh_port", &self.mesh_port),
+            ("api_port", &self.api_port),
+            ("data_dir", &self.data_dir),
+            ("socket", &self.socket),
+            ("api_token_file", &self.api_token_file),
+            ("region", &self.region),
+            ("zone", &self.zone),
+            ("log_level", &self.log_level),
+            ("profile", &self.profile),
+        ];
+        all.into_iter().filter_map(|(key, text)| Some((key, text.as_deref()?))).collect()
+    }
+
+    /// `command` with the flags as they were given, for messages that name a remedy.
+    pub fn with_command(&self, command: &str) -> String {
+        let mut line = format!("saltern-master {command}");
+        if let Some(config) = &self.config {
+            line += &format!(" --config {}", config.display());
+        }
+        for (key, text) in self.given() {
+            line += &format!(" --{} {text}", key.replace('_', "-"));
+        }
+        line
+    }
+}
+
 /// Reads one YAML file.
 pub fn from_file(path: &Path) -> Result<Layer, ConfigError> {
     let read = |error: std::io::Error| ConfigError::Read { path: path.into(), cause: error.to_string() };
@@ -170,25 +205,8 @@ pub fn from_environment(variables: impl IntoIterator<Item = (String, String)>) -
 
 /// Takes the flags.
 pub fn from_flags(flags: &Flags) -> Result<Layer, ConfigError> {
-    let pairs = [
-        ("id", &flags.id),
-        ("interface", &flags.interface),
-        ("advertise", &flags.advertise),
-        ("publish_port", &flags.publish_port),
-        ("ret_port", &flags.ret_port),
-        ("mesh_port", &flags.mesh_port),
-        ("api_port", &flags.api_port),
-        ("data_dir", &flags.data_dir),
-        ("socket", &flags.socket),
-        ("api_token_file", &flags.api_token_file),
-        ("region", &flags.region),
-        ("zone", &flags.zone),
-        ("log_level", &flags.log_level),
-        ("profile", &flags.profile),
-    ];
     let mut layer = Layer::default();
-    for (key, text) in pairs {
-        let Some(text) = text else { continue };
+    for (key, text) in flags.given() {
         let refuse = |cause| ConfigError::Flag { name: format!("--{}", key.replace('_', "-")), cause };
         layer = from_pair(key, text).map_err(refuse)?.over(layer);
     }

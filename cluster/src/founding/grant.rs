@@ -1,7 +1,9 @@
-//! The other half of joining, at a master of the cluster: makes join tokens and answers those who bring one.
+//! The other half of joining, at a master of the cluster: makes join tokens, answers those who bring one, and those who were
+//! a master before they lost their data.
 //!
 //! ```text
 //!   Join (token's hash, name, key) ─▶ id ─▶ CA key opened with the state secret ─▶ certificates ─▶ Directory + 1 ─▶ grant
+//!   Rejoin (proved id, name, key)  ─▶ id ─▶ the same; the new id stands where the proved one stood
 //! ```
 //!
 //! **Invariants.** The truth decides whether a token is good, and gives out the id, before anything is signed. Every step is
@@ -11,21 +13,27 @@ use super::init::WEIGHT_ORDINARY;
 use super::token;
 use crate::config::{Host, Name};
 use crate::http::Refusal;
+use crate::mesh::message::RejoinRequest;
 use crate::pki::{Authority, Credentials};
 use crate::replica::Replica;
 use crate::truth::Lane;
 use saltern_store::command::{Command, MasterCommand, Refused, Reply};
+use saltern_store::view::JoinedMaster;
 use saltern_wire::api::{FailureCode, JoinGrant, JoinRequest, JoinToken, JoinTokenRequest, JoinTokenView};
-use saltern_wire::crypto::Signed;
+use saltern_wire::crypto::{PublicKey, Signed};
 use saltern_wire::limits::MASTERS_MAX;
 use saltern_wire::master::{Directory, Endpoints, MasterRecord, MasterState};
-use saltern_wire::{RequestId, Revision};
+use saltern_wire::{MasterId, RequestId, Revision};
+use std::time::Duration;
 
 /// Directories that one join builds before it gives up: each one lost to another change of the directory meanwhile.
 const DIRECTORY_ATTEMPTS: u32 = 16;
 
 /// Longest life of a join token, in milliseconds: seven days.
 pub const TOKEN_TTL_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
+
+/// How long a master may take to make sure that it knows every token.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Makes a join token. A retry under the same request id prints the same token.
 pub async fn create_token(
@@ -56,32 +64,84 @@ pub async fn issue_join(
     request: &JoinRequest,
     name: RequestId,
 ) -> Result<(JoinGrant, Revision), Refusal> {
-    check(request)?;
-    let command = MasterCommand::Join {
-        secret_hash: token::secret_hash(&request.secret),
-        name: request.name.clone(),
+    let newcomer = Newcomer {
+        name: &request.name,
         public_key: request.public_key,
+        endpoints: &request.endpoints,
+        region: &request.region,
+        zone: &request.zone,
+        replaces: None,
     };
+    newcomer.check()?;
+    let secret_hash = token::secret_hash(&request.secret);
+    require_token(replica, &secret_hash, &newcomer).await?;
+    let command = MasterCommand::Join { secret_hash, name: request.name.clone(), public_key: request.public_key };
     let joined = replica.propose(Lane::Control, Command::Master(command), Some(name)).await?;
     let Reply::Joined { master } = joined.applied? else { return Err(unexpected()) };
+    admit(replica, credentials, &newcomer, master, joined.revision).await
+}
+
+/// Answers a master that lost its data: `gone` is the id that it proved. Asked again, it gives the same.
+pub async fn issue_rejoin(
+    replica: &dyn Replica,
+    credentials: &Credentials,
+    gone: MasterId,
+    request: &RejoinRequest,
+) -> Result<JoinGrant, Refusal> {
+    let newcomer = Newcomer {
+        name: &request.name,
+        public_key: request.public_key,
+        endpoints: &request.endpoints,
+        region: &request.region,
+        zone: &request.zone,
+        replaces: Some(gone),
+    };
+    newcomer.check()?;
+    let command = MasterCommand::Rejoin { gone, name: request.name.clone(), public_key: request.public_key };
+    let joined = replica.propose(Lane::Control, Command::Master(command), None).await?;
+    let Reply::Joined { master } = joined.applied? else { return Err(unexpected()) };
+    let (grant, _) = admit(replica, credentials, &newcomer, master, joined.revision).await?;
+    tracing::warn!(%gone, %master, name = request.name, "a master that lost its data comes back under a fresh id");
+    Ok(grant)
+}
+
+/// A machine that comes into the cluster.
+struct Newcomer<'a> {
+    name: &'a str,
+    public_key: PublicKey,
+    endpoints: &'a Endpoints,
+    region: &'a str,
+    zone: &'a str,
+    /// The master whose place in the directory it takes.
+    replaces: Option<MasterId>,
+}
+
+/// Certifies the newcomer under the id that the truth gave it, and puts it into the directory.
+async fn admit(
+    replica: &dyn Replica,
+    credentials: &Credentials,
+    newcomer: &Newcomer<'_>,
+    master: MasterId,
+    joined: Revision,
+) -> Result<(JoinGrant, Revision), Refusal> {
     let authority = authority(replica, credentials)?;
     let generation = directory(replica)?.generation;
-    let certificate = authority.certify(master, &request.name, request.public_key, generation);
+    let certificate = authority.certify(master, newcomer.name, newcomer.public_key, generation);
     let record = MasterRecord {
         id: master,
-        name: request.name.clone(),
+        name: newcomer.name.to_owned(),
         state: MasterState::Joining,
-        endpoints: request.endpoints.clone(),
-        region: request.region.clone(),
-        zone: request.zone.clone(),
+        endpoints: newcomer.endpoints.clone(),
+        region: newcomer.region.to_owned(),
+        zone: newcomer.zone.to_owned(),
         weight: WEIGHT_ORDINARY,
         certificate: certificate.clone(),
-        public_key: request.public_key,
+        public_key: newcomer.public_key,
     };
-    let (directory, revision) = enter(replica, &authority, record, joined.revision).await?;
+    let (directory, revision) = enter(replica, &authority, record, newcomer.replaces, joined).await?;
     let pki = |error: crate::pki::PkiError| Refusal::new(FailureCode::Internal, error.to_string());
-    let tls = authority.tls_certificate_pem(master, &request.public_key, &request.endpoints).map_err(pki)?;
-    tracing::info!(%master, name = request.name, "gave a joining master its certificates");
+    let tls = authority.tls_certificate_pem(master, &newcomer.public_key, newcomer.endpoints).map_err(pki)?;
+    tracing::info!(%master, name = newcomer.name, "gave a joining master its certificates");
     let grant = JoinGrant {
         cluster: credentials.cluster,
         master,
@@ -95,11 +155,33 @@ pub async fn issue_join(
     Ok((grant, revision))
 }
 
-/// Puts `record` into the directory, unless it is there already.
+/// Refuses a token that nobody made, or that is over, without a proposal: the path is open to everybody, and strangers must
+/// not make the log grow. Apply decides all the same. A joiner that was given its id may ask again.
+async fn require_token(replica: &dyn Replica, secret_hash: &[u8; 32], newcomer: &Newcomer<'_>) -> Result<(), Refusal> {
+    let state = replica.state();
+    let good = || -> Result<bool, Refusal> {
+        let known = |joined: &JoinedMaster| joined.public_key == newcomer.public_key && joined.name == newcomer.name;
+        let ends = state.token_ends(secret_hash)?;
+        Ok(ends.is_some_and(|ends| ends > state.time()) || state.masters()?.iter().any(known))
+    };
+    if good()? {
+        return Ok(());
+    }
+    // Made a moment ago through another master, perhaps.
+    replica.confirm(CONFIRM_TIMEOUT).await?;
+    if good()? {
+        return Ok(());
+    }
+    let message = "the join token is unknown, used up or over: make a new one with `saltern cluster join-token`";
+    Err(Refusal::new(FailureCode::Denied, message))
+}
+
+/// Puts `record` into the directory, in the place of the master `gone` if there is one, unless it is there already.
 async fn enter(
     replica: &dyn Replica,
     authority: &Authority,
-    record: MasterRecord,
+    mut record: MasterRecord,
+    gone: Option<MasterId>,
     joined: Revision,
 ) -> Result<(Signed<Directory>, Revision), Refusal> {
     let mut revision = joined;
@@ -112,6 +194,13 @@ async fn enter(
             // It asks again after a change of its configuration; how far it has come stays as it is.
             *held = MasterRecord { state: held.state, weight: held.weight, ..record.clone() };
         } else {
+            if let Some(gone) = gone {
+                let Some(place) = next.masters.iter().position(|held| held.id == gone) else {
+                    let message = format!("the master {gone} left the directory meanwhile: join again with a token");
+                    return Err(Refusal::new(FailureCode::Conflict, message));
+                };
+                record.weight = next.masters.remove(place).weight;
+            }
             next.masters.push(record.clone());
             next.masters.sort_by_key(|master| master.id);
         }
@@ -134,21 +223,23 @@ async fn enter(
     Err(Refusal::new(FailureCode::Busy, "the directory of masters keeps changing: try again with the same token"))
 }
 
-/// Whether the request makes sense at all; the truth decides the rest.
-fn check(request: &JoinRequest) -> Result<(), Refusal> {
-    let invalid = |cause: String| Refusal::new(FailureCode::Invalid, cause);
-    for name in [&request.name, &request.region, &request.zone] {
-        Name::parse(name).map_err(invalid)?;
-    }
-    let Endpoints { fanout, session, mesh, api } = &request.endpoints;
-    for address in [fanout, session, mesh, api] {
-        Host::parse(address.host()).map_err(invalid)?;
-        let unspecified = address.host().parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
-        if address.port() == 0 || unspecified {
-            return Err(invalid(format!("nobody can reach {address}: set `advertise` to a real address and port")));
+impl Newcomer<'_> {
+    /// Whether its wish makes sense at all; the truth decides the rest.
+    fn check(&self) -> Result<(), Refusal> {
+        let invalid = |cause: String| Refusal::new(FailureCode::Invalid, cause);
+        for name in [self.name, self.region, self.zone] {
+            Name::parse(name).map_err(invalid)?;
         }
+        let Endpoints { fanout, session, mesh, api } = self.endpoints;
+        for address in [fanout, session, mesh, api] {
+            Host::parse(address.host()).map_err(invalid)?;
+            let unspecified = address.host().parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+            if address.port() == 0 || unspecified {
+                return Err(invalid(format!("nobody can reach {address}: set `advertise` to a real address and port")));
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The newest directory.

@@ -2,9 +2,13 @@
 
 use bytes::Bytes;
 use saltern_store::command::{Applied, Proposal};
+use saltern_wire::api::{Failure, JoinGrant};
 use saltern_wire::codec::Encoded;
+use saltern_wire::crypto::PublicKey;
+use saltern_wire::master::Endpoints;
 use saltern_wire::{LogicalTime, MasterId, Revision};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A connection's purpose; the first byte that is sent on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +81,36 @@ pub enum Request {
     Probe,
     /// Sessions of the asking master.
     Presence(crate::presence::table::PresenceUpdate),
+    /// The asking master's data cannot be trusted: it takes part no more. What was found, for people.
+    Quarantined(String),
+    /// The asking master lost its data and wants to come back under a fresh id.
+    Rejoin(Box<RejoinRequest>),
+}
+
+/// How a master that lost its data wants to come back. Who it was is what its connection proved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejoinRequest {
+    /// Its name.
+    pub name: String,
+    /// Its fresh key.
+    pub public_key: PublicKey,
+    /// Where it will be reached.
+    pub endpoints: Endpoints,
+    /// Region label.
+    pub region: String,
+    /// Zone label.
+    pub zone: String,
+}
+
+/// A grant on its way. Holds the state secret: it is never printed.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Granted(pub Box<JoinGrant>);
+
+impl fmt::Debug for Granted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Granted(to master {})", self.0.master)
+    }
 }
 
 /// A message of Raft, packed.
@@ -141,6 +175,8 @@ pub enum Response {
     },
     /// Answer to presence.
     Presence(crate::presence::table::Heard),
+    /// Answer to a wish to rejoin.
+    Rejoined(Result<Granted, Failure>),
     /// The question could not be served.
     Failed(String),
 }

@@ -97,12 +97,9 @@ impl Mesh {
         self.members.lock().unwrap_or_else(PoisonError::into_inner).insert(master, address);
     }
 
-    /// The masters that are known, in order.
-    pub fn known(&self) -> Vec<MasterId> {
-        let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: BTreeSet<MasterId> = addresses.keys().chain(members.keys()).copied().collect();
-        all.into_iter().collect()
+    /// The masters of the directory. A member of the group may be missing here, and is reached all the same.
+    pub fn listed(&self) -> BTreeSet<MasterId> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
     /// Opens a link of its own, for a stream.

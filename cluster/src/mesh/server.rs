@@ -19,6 +19,8 @@ const IN_FLIGHT_MAX: usize = 256;
 pub trait MeshService: Send + Sync + 'static {
     /// Whether links from `master` are served at all (it is in the directory).
     fn admits(&self, master: MasterId) -> bool;
+    /// Whether a master that is not admitted (any more) may still ask to rejoin: its answer to an earlier wish was lost.
+    fn hears_out(&self, master: MasterId) -> bool;
     /// Answers one question.
     async fn answer(&self, from: MasterId, request: Request) -> Response;
     /// Serves a replication stream to its end.
@@ -50,7 +52,7 @@ async fn accept_all(
             () = stop.cancelled() => return,
         };
         match accepted {
-            Ok((from, link)) if service.admits(from) => {
+            Ok((from, link)) if service.admits(from) || service.hears_out(from) => {
                 let (service, stop) = (Arc::clone(&service), stop.clone());
                 tasks.spawn(async move {
                     tokio::select! {
@@ -75,6 +77,7 @@ async fn serve_link(from: MasterId, mut link: Link, service: Arc<dyn MeshService
     let hello = tokio::time::timeout(patience, link.receiver.recv()).await;
     let Ok(Ok(hello)) = hello else { return };
     match Channel::from_hello(&hello) {
+        Some(Channel::Replicate) if !service.admits(from) => {}
         Some(Channel::Replicate) => service.replicate(from, link).await,
         Some(Channel::Control | Channel::Snapshot | Channel::Work) => answer_all(from, link, service).await,
         None => tracing::warn!(%from, "a master speaks another version of the mesh; upgrade the older one"),

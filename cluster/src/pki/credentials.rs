@@ -6,6 +6,7 @@
 //! | `state.secret` | the secret that seals secret values of the truth, 64 hexadecimal digits |
 //! | `ca.pem`, `tls.pem` | the X.509 certificates of the cluster CA and of this master |
 //! | `master.json` | everything public: cluster, id, name, endpoints, certificate, directory. Written last |
+//! | `directory.json` | the newest directory that this master has applied, for the day on which its tables cannot be read |
 //!
 //! **Invariant.** A folder without `master.json` belongs to nobody: whoever is killed half way through writing leaves a
 //! folder that counts as empty. With it, every file is there and fits the others, or [`Credentials::load`] says which does
@@ -29,6 +30,9 @@ const IDENTITY_FILE: &str = "identity.key";
 const SECRET_FILE: &str = "state.secret";
 const CA_FILE: &str = "ca.pem";
 const TLS_FILE: &str = "tls.pem";
+
+/// The newest directory that was applied. Not part of the credentials: without it the one in [`MASTER_FILE`] has to do.
+pub const DIRECTORY_FILE: &str = "directory.json";
 
 /// Every file that [`Credentials::store`] writes, in its order.
 pub const FILES: [&str; 5] = [IDENTITY_FILE, SECRET_FILE, CA_FILE, TLS_FILE, MASTER_FILE];
@@ -67,7 +71,7 @@ pub struct Credentials {
     pub tls_certificate: CertificateDer<'static>,
     /// Seals secret values of the truth.
     pub state_secret: Zeroizing<[u8; 32]>,
-    /// The directory as it was when this master was founded or joined. The truth holds the newest.
+    /// The newest directory outside of the truth: as it was when this master was founded or joined, or as it was kept since.
     pub directory: Signed<Directory>,
 }
 
@@ -138,7 +142,7 @@ impl Credentials {
         let pem = |name: &str, text: &str| {
             certificate_from_pem(name, text).map_err(|error: PkiError| malformed(folder, name, error.to_string()))
         };
-        let credentials = Self {
+        let mut credentials = Self {
             cluster: file.cluster,
             master: file.master,
             name: file.name,
@@ -156,7 +160,29 @@ impl Credentials {
             directory: file.directory,
         };
         credentials.check().map_err(|(name, cause)| malformed(folder, name, cause))?;
+        match credentials.kept_directory(disk, folder) {
+            Ok(kept) => credentials.directory = kept.unwrap_or(credentials.directory),
+            Err(cause) => tracing::warn!(cause, "the kept directory of masters is passed over"),
+        }
         Ok(credentials)
+    }
+
+    /// Keeps `directory` beside the credentials, durably. The caller has verified it.
+    pub fn keep_directory(disk: &dyn Disk, folder: &Path, directory: &Signed<Directory>) -> std::io::Result<()> {
+        let text = serde_json::to_string(directory).map_err(std::io::Error::other)?;
+        disk.replace(&folder.join(DIRECTORY_FILE), format!("{text}\n").as_bytes())
+    }
+
+    /// The kept directory, if there is one and it is newer than the one at hand.
+    pub fn kept_directory(&self, disk: &dyn Disk, folder: &Path) -> Result<Option<Signed<Directory>>, String> {
+        let Some(text) = read_text(disk, folder, DIRECTORY_FILE).map_err(|error| error.to_string())? else {
+            return Ok(None);
+        };
+        let refuse = |error: &dyn fmt::Display| format!("{}: {error}", folder.join(DIRECTORY_FILE).display());
+        let kept: Signed<Directory> = serde_json::from_str(&text).map_err(|error| refuse(&error))?;
+        let listed = kept.verify(&self.ca).map_err(|error| refuse(&error))?.into_inner();
+        let held = self.directory.verify(&self.ca).map_err(|error| refuse(&error))?;
+        Ok(Some(kept).filter(|_| listed.replaces(&held)))
     }
 
     /// Writes the data folder, [`MASTER_FILE`] last. On an error nothing of it stays behind.
@@ -227,6 +253,18 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Credentials(master {} {:?} of cluster {})", self.master, self.name, self.cluster)
     }
+}
+
+/// Writes a secret key that no certificate goes with yet.
+pub fn keep_identity(disk: &dyn Disk, path: &Path, identity: &Identity) -> std::io::Result<()> {
+    let text = Zeroizing::new(format!("{}\n", hex::encode(identity.seed().as_slice())));
+    disk.replace(path, text.as_bytes())
+}
+
+/// Reads what [`keep_identity`] wrote; `None` if there is nothing.
+pub fn kept_identity(disk: &dyn Disk, folder: &Path, name: &str) -> Result<Option<Identity>, CredentialsError> {
+    let Some(text) = read_text(disk, folder, name)? else { return Ok(None) };
+    Ok(Some(Identity::from_seed(*secret(folder, name, &Zeroizing::new(text))?)))
 }
 
 fn read_text(disk: &dyn Disk, folder: &Path, name: &str) -> Result<Option<String>, CredentialsError> {

@@ -10,6 +10,7 @@
 //! Certificates are checked at a fixed instant, because no promise may stand on a wall clock.
 
 use super::{Credentials, PkiError, certified_key, dns_names};
+use crate::mesh::tls::TlsMesh;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
@@ -30,6 +31,17 @@ pub const ALPN_MESH: &[u8] = b"saltern-mesh/1";
 
 /// The API speaks HTTP/1.1 only: one connection carries one request, so the connection limit bounds the requests.
 pub const ALPN_API: &[u8] = b"http/1.1";
+
+/// The links between this master and the others.
+pub fn mesh(credentials: &Credentials) -> Result<TlsMesh, PkiError> {
+    let cluster = credentials.cluster;
+    Ok(TlsMesh::new(
+        Arc::new(mesh_client(credentials)?),
+        Arc::new(mesh_server(credentials)?),
+        Arc::new(move |certificate| super::peer_master_id(cluster, certificate)),
+        Arc::new(move |master| super::tls_name(cluster, master)),
+    ))
+}
 
 /// Accepts other masters of the cluster, and nobody else. Which one it is: [`super::peer_master_id`].
 pub fn mesh_server(credentials: &Credentials) -> Result<ServerConfig, PkiError> {

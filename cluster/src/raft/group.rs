@@ -183,6 +183,15 @@ impl Group {
         changed.map(drop).map_err(|error| GroupError::Membership(error.to_string()))
     }
 
+    /// Takes a member out of the group, whether it votes or not. Not this member while it leads.
+    pub async fn remove(&self, id: MasterId) -> Result<(), GroupError> {
+        let gone = BTreeSet::from([id.0]);
+        let votes = self.leader_state().voters.contains(&id);
+        let change = if votes { ChangeMembers::RemoveVoters(gone) } else { ChangeMembers::RemoveNodes(gone) };
+        let changed = self.raft.change_membership(change, false).await;
+        changed.map(drop).map_err(|error| GroupError::Membership(error.to_string()))
+    }
+
     /// Asks `to` to lead instead of this member.
     pub async fn transfer(&self, to: MasterId) -> Result<(), GroupError> {
         self.raft.trigger().transfer_leader(to.0).await.map_err(|error| GroupError::Stopped(error.to_string()))

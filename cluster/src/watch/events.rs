@@ -13,7 +13,7 @@ use saltern_wire::event::Event;
 use saltern_wire::job::{Job, OutcomeKind, ReturnRecord};
 use saltern_wire::key::{KeyRecord, KeyState};
 use saltern_wire::master::{Directory, MasterRecord};
-use saltern_wire::{LogicalTime, MinionId, Ordinal, Revision, Value};
+use saltern_wire::{LogicalTime, MasterId, MinionId, Ordinal, Revision, Value};
 use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ struct Source {
     replica: Arc<dyn Replica>,
     entries: broadcast::Receiver<Arc<AppliedEntry>>,
     changes: broadcast::Receiver<Change>,
+    quarantined: Option<broadcast::Receiver<(MasterId, String)>>,
     queue: VecDeque<Event>,
 }
 
@@ -31,7 +32,8 @@ struct Source {
 /// it missed, and goes on with the newest.
 pub fn events(replica: Arc<dyn Replica>, presence: &Presence) -> impl Stream<Item = Event> + Send + 'static {
     let (entries, changes) = (replica.subscribe(), presence.subscribe());
-    let source = Source { replica, entries, changes, queue: VecDeque::new() };
+    let quarantined = replica.quarantined();
+    let source = Source { replica, entries, changes, quarantined, queue: VecDeque::new() };
     futures::stream::unfold(source, |mut source| async move { source.next().await.map(|event| (event, source)) })
 }
 
@@ -53,9 +55,34 @@ impl Source {
                     Err(RecvError::Lagged(missed)) => self.queue.push_back(lag(missed, now)),
                     Err(RecvError::Closed) => return None,
                 },
+                (master, cause) = next_quarantined(&mut self.quarantined) => {
+                    self.queue.extend(of_quarantined(master, &cause, self.replica.state(), self.replica.now()));
+                }
             }
         }
     }
+}
+
+/// The next master that says that it takes part no more. One that was missed stands in the cluster's status.
+async fn next_quarantined(told: &mut Option<broadcast::Receiver<(MasterId, String)>>) -> (MasterId, String) {
+    loop {
+        match told {
+            None => return std::future::pending().await,
+            Some(receiver) => match receiver.recv().await {
+                Ok(news) => return news,
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => *told = None,
+            },
+        }
+    }
+}
+
+/// The event of a master that quarantined itself, as this master was told.
+fn of_quarantined(master: MasterId, cause: &str, state: &State, time: LogicalTime) -> Option<Event> {
+    let directory = state.directory()?.peek().ok()?;
+    let name = &directory.master(master)?.name;
+    let data = json!({ "id": master, "name": name, "quarantined": cause, "_stamp": time });
+    Some(Event { tag: format!("salt/master/{name}"), revision: Revision(0), time, data })
 }
 
 fn lag(missed: u64, time: LogicalTime) -> Event {

@@ -157,6 +157,17 @@ impl Page for Status {
 /// One member, what matters first.
 fn facts_of(member: &MemberStatus) -> Value {
     let or_unknown = |text: String| if text.is_empty() { "not known".to_owned() } else { text };
+    if let Some(cause) = &member.quarantined {
+        return json!({
+            "role": member.role,
+            "reachable": member.reachable,
+            "cause": cause,
+            "remedy": "run `saltern-master rejoin` on that machine, then start it",
+            "region": member.region,
+            "zone": member.zone,
+            "api": member.endpoints.api,
+        });
+    }
     json!({
         "role": member.role,
         "reachable": member.reachable,
@@ -211,6 +222,7 @@ mod tests {
             region: "eu".into(),
             zone: "a".into(),
             reachable,
+            quarantined: None,
             last_log: reachable.then_some(120),
             lag: reachable.then_some(0),
             round_trip_us: reachable.then_some(1_234),

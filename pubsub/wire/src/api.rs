@@ -406,7 +406,7 @@ pub struct MemberStatus {
     pub id: MasterId,
     /// Its name.
     pub name: String,
-    /// `leader`, `follower`, `learner` or `joining`.
+    /// `leader`, `follower`, `learner`, `joining` or `quarantined`.
     pub role: String,
     /// Where it stands in its life.
     pub state: MasterState,
@@ -418,6 +418,9 @@ pub struct MemberStatus {
     pub zone: String,
     /// Whether the answering master hears from it.
     pub reachable: bool,
+    /// What made it take part no more, if it said so before it ended: its data cannot be trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<String>,
     /// Last log index it is known to have, if the answering master knows.
     #[serde(default)]
     pub last_log: Option<u64>,

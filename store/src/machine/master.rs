@@ -46,6 +46,7 @@ pub(super) fn apply(tx: &mut Tx<'_>, command: &MasterCommand) -> Result<Reply, S
         MasterCommand::Token { secret_hash, ttl_ms, uses } => token(tx, secret_hash, *ttl_ms, *uses),
         MasterCommand::Join { secret_hash, name, public_key } => join(tx, secret_hash, name, *public_key),
         MasterCommand::Directory { directory } => replace_directory(tx, directory),
+        MasterCommand::Rejoin { gone, name, public_key } => rejoin(tx, *gone, name, *public_key),
     }
 }
 
@@ -62,7 +63,8 @@ fn found(tx: &mut Tx<'_>, row: CaRow, directory: &Signed<Directory>) -> Result<(
     if founder.id != FOUNDER {
         return Err(Refused::Invalid(format!("the founding master has the id {}, not {FOUNDER}", founder.id)).into());
     }
-    let master = MasterRow { name: founder.name.clone(), public_key: founder.public_key, joined: tx.time };
+    let master =
+        MasterRow { name: founder.name.clone(), public_key: founder.public_key, joined: tx.time, replaces: None };
     master::put(&mut tx.over, FOUNDER, &master);
     meta::put_ca(&mut tx.over, &row);
     tx.index.ca = Some(row);
@@ -116,9 +118,7 @@ fn token(tx: &mut Tx<'_>, secret_hash: &[u8; 32], ttl_ms: u64, uses: u32) -> Res
 }
 
 fn join(tx: &mut Tx<'_>, secret_hash: &[u8; 32], name: &str, public_key: PublicKey) -> Result<Reply, Stop> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return Err(Refused::Invalid(format!("the name {name:?} must have 1 to {NAME_BYTES_MAX} bytes")).into());
-    }
+    check_name(name)?;
     let masters = master::all(&tx.over)?;
     if let Some((id, _)) = masters.iter().find(|(_, row)| row.public_key == public_key && row.name == name) {
         return Ok(Reply::Joined { master: *id });
@@ -140,10 +140,54 @@ fn join(tx: &mut Tx<'_>, secret_hash: &[u8; 32], name: &str, public_key: PublicK
         master::delete(&mut tx.over, id);
     }
     use_token(tx, secret_hash, token);
+    Ok(Reply::Joined { master: give_id(tx, name, public_key, None) })
+}
+
+/// A master that lost its data asks under its old id, which it proved. It keeps its name, gets a fresh id, and takes the old
+/// one's place by the next directory. An earlier attempt that has not got there yet (its key was lost) is forgotten.
+fn rejoin(tx: &mut Tx<'_>, gone: MasterId, name: &str, public_key: PublicKey) -> Result<Reply, Stop> {
+    check_name(name)?;
+    let masters = master::all(&tx.over)?;
+    let same = |row: &MasterRow| row.public_key == public_key && row.name == name && row.replaces == Some(gone);
+    if let Some((id, _)) = masters.iter().find(|(_, row)| same(row)) {
+        return Ok(Reply::Joined { master: *id });
+    }
+    let listed = listed(tx)?;
+    if !listed.contains(&gone) {
+        let cause = format!("the master {gone} is not in the directory (any more): join again with a token");
+        return Err(Refused::NotFound(cause).into());
+    }
+    let mut stale = Vec::new();
+    for (id, row) in &masters {
+        let earlier = row.replaces == Some(gone) && !listed.contains(id);
+        let clashes = row.public_key == public_key || (row.name == name && *id != gone);
+        let held = listed.contains(id) || tx.time.since(row.joined) < NAME_HELD;
+        if clashes && held && !earlier {
+            return Err(Refused::Conflict(format!("the name {name:?} or the key belongs to the master {id}")).into());
+        }
+        if clashes || earlier {
+            stale.push(*id);
+        }
+    }
+    for id in stale {
+        master::delete(&mut tx.over, id);
+    }
+    Ok(Reply::Joined { master: give_id(tx, name, public_key, Some(gone)) })
+}
+
+fn check_name(name: &str) -> Result<(), Refused> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return Err(Refused::Invalid(format!("the name {name:?} must have 1 to {NAME_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
+/// The next id, which nobody had before.
+fn give_id(tx: &mut Tx<'_>, name: &str, public_key: PublicKey, replaces: Option<MasterId>) -> MasterId {
     let id = MasterId(tx.index.next_master.max(FOUNDER.0));
     put_next_master(tx, id.0 + 1);
-    master::put(&mut tx.over, id, &MasterRow { name: name.into(), public_key, joined: tx.time });
-    Ok(Reply::Joined { master: id })
+    master::put(&mut tx.over, id, &MasterRow { name: name.into(), public_key, joined: tx.time, replaces });
+    id
 }
 
 fn use_token(tx: &mut Tx<'_>, secret_hash: &[u8; 32], token: TokenRow) {

@@ -14,6 +14,9 @@ pub(crate) struct MasterRow {
     pub(crate) name: String,
     pub(crate) public_key: PublicKey,
     pub(crate) joined: LogicalTime,
+    /// The master whose place it takes, if it had lost its data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) replaces: Option<MasterId>,
 }
 
 impl Encoded for MasterRow {

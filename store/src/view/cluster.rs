@@ -34,6 +34,8 @@ pub struct JoinedMaster {
     pub public_key: PublicKey,
     /// When it was given its id.
     pub joined: LogicalTime,
+    /// The master whose place it takes, if that one lost its data.
+    pub replaces: Option<MasterId>,
 }
 
 /// How many there are.
@@ -82,9 +84,15 @@ impl State {
                 name: row.name,
                 public_key: row.public_key,
                 joined: row.joined,
+                replaces: row.replaces,
             };
             Ok(rows.into_iter().map(joined).collect())
         })
+    }
+
+    /// When the join token with this hash ends; `None` if there is no such token, or its uses are spent.
+    pub fn token_ends(&self, secret_hash: &[u8; 32]) -> Result<Option<LogicalTime>, StoreError> {
+        self.reading(|live| Ok(master::token(&live.kv, secret_hash)?.map(|row| row.expires)))
     }
 
     /// How many minions, pending keys and open jobs there are.

@@ -41,6 +41,14 @@ fn families() -> Vec<(&'static str, Command)> {
             "master_directory",
             Command::Master(MasterCommand::Directory { directory: directory(1, 2, &[(1, "alpha"), (2, "beta")]) }),
         ),
+        (
+            "master_rejoin",
+            Command::Master(MasterCommand::Rejoin {
+                gone: MasterId(2),
+                name: "beta".into(),
+                public_key: public_key("beta", 1),
+            }),
+        ),
         ("settings_set", set("keep_jobs_seconds", json!(3600))),
     ]
 }
@@ -67,7 +75,7 @@ fn populated(bench: &Bench) -> World {
     world.enrol(&["web1", "web2"]);
     world.run(submit("web3")).unwrap();
     world.run(Command::Key(KeyCommand::Submit { minion: id("web1"), public_key: public_key("web1", 1) })).unwrap();
-    for (_, command) in families().into_iter().filter(|(name, _)| *name != "master_found") {
+    for (_, command) in families().into_iter().filter(|(name, _)| !matches!(*name, "master_found" | "master_rejoin")) {
         let item = world.item_as(Some(RequestId::from_bytes([world.next as u8; 16])), command);
         world.state.apply(&[item]).unwrap();
     }

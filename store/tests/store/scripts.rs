@@ -13,7 +13,7 @@ use saltern_store::command::{Command, Effect, JobCommand, KeyCommand, MasterComm
 use saltern_wire::crypto::Signed;
 use saltern_wire::job::{Outcome, OutcomeKind, ReturnPart};
 use saltern_wire::key::KeyRecord;
-use saltern_wire::{JobId, LogicalTime, Ordinal, RequestId};
+use saltern_wire::{JobId, LogicalTime, MasterId, Ordinal, RequestId};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
@@ -176,6 +176,12 @@ impl Stage {
                 let (secret_hash, name) = (hash(next(args)?), next(args)?);
                 let public_key = public_key(name, number);
                 Command::Master(MasterCommand::Join { secret_hash, name: name.into(), public_key })
+            }
+            "rejoin" => {
+                let number = args.take_key("key").unwrap_or("0").parse()?;
+                let (gone, name) = (MasterId(next(args)?.parse()?), next(args)?);
+                let public_key = public_key(name, number);
+                Command::Master(MasterCommand::Rejoin { gone, name: name.into(), public_key })
             }
             "directory" => {
                 let version = args.take_key("version").ok_or("version=N")?.parse()?;

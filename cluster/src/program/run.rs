@@ -1,0 +1,167 @@
+//! `saltern-master run`: a master from its first file to its last.
+
+use super::Failed;
+use crate::api::Api;
+use crate::config::{Config, LogLevel};
+use crate::founding;
+use crate::mesh::Mesh;
+use crate::node::{Edges, Failure, Node, NodeConfig, bind_address};
+use crate::pki::{Credentials, tls};
+use crate::quarantine::{QUARANTINE_FILE, Quarantine, cause_of, tell_peers};
+use crate::raft::GroupConfig;
+use crate::raft::machine::DiskWork;
+use saltern_pubsub::clock::{SystemClock, SystemEntropy};
+use saltern_pubsub::disk::SystemDisk;
+use saltern_pubsub::zmq::{GateLimits, ZmqTransport};
+use saltern_store::FlushBy;
+use saltern_store::kv::rocks::RocksEngine;
+use saltern_wire::LogicalTime;
+use saltern_wire::io::{Clock, Io};
+use saltern_wire::master::Endpoints;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What Raft itself says about unreachable peers and elections is for its developers: it is shown at the levels debug and
+/// trace only. Operators hear of the leader and of the quorum from the node.
+fn directives(config: &Config) -> String {
+    match config.log_level {
+        LogLevel::Error | LogLevel::Warning | LogLevel::Info => {
+            format!("{},{}=error", config.log_level.directive(), crate::raft::LOG_TARGET)
+        }
+        LogLevel::Debug | LogLevel::Trace => config.log_level.directive().into(),
+    }
+}
+
+fn start_logging(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SALTERN_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(directives(config)));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A second subscriber means that a test set one already.
+    let _ = logs.with_ansi(std::io::stderr().is_terminal()).try_init();
+}
+
+/// Runs a master until it is asked to stop or cannot go on. `remedy` is what brings it back if its data cannot be trusted.
+pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
+    start_logging(&config);
+    let credentials = Arc::new(Credentials::load(&SystemDisk, &config.data_dir)?);
+    let doubted = Quarantine::read(&SystemDisk, &config.data_dir);
+    let path = || config.data_dir.join(QUARANTINE_FILE).display().to_string();
+    if let Some(quarantine) = doubted.map_err(|source| Failed::File { path: path(), source })? {
+        let cause = format!("{} (since {})", quarantine.cause, quarantine.since);
+        return Err(take_no_part(&credentials, &cause, remedy).await);
+    }
+    let founding = founding::pending(&SystemDisk, &config.data_dir)?;
+    let edges = edges(&credentials)?;
+    // The API's addresses are taken first: a second master with the same configuration ends here, before it touches a log.
+    let tcp = crate::http::bind_tcp(config.bind(config.api_port))?;
+    let node = match Node::start(node_config(&config), edges, Arc::clone(&credentials), founding).await {
+        Ok(node) => node,
+        Err(error) => {
+            let Some(cause) = error.corruption() else { return Err(error.into()) };
+            return Err(quarantine(&config, &credentials, &cause, remedy).await);
+        }
+    };
+    founding::settle(&SystemDisk, &config.data_dir)?;
+    let unix = crate::http::bind_unix(&config.socket).await?;
+    let token = founding::api_token(&SystemDisk, &config.api_token_file);
+    let token = token.map_err(|source| Failed::File { path: config.api_token_file.display().to_string(), source })?;
+    Api::new(&node, token).serve(unix, tcp, &node)?;
+    // Outside systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let failure = tokio::select! {
+        failure = node.failed() => Some(failure),
+        () = asked_to_stop() => None,
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    node.stop().await;
+    // The socket is this master's own; the next start would replace it anyway.
+    let _ = std::fs::remove_file(&config.socket);
+    match failure {
+        None => Ok(()),
+        Some(Failure::Core(cause)) => Err(Failed::Core(format!("this master cannot go on: {cause}"))),
+        Some(Failure::Corrupt(cause)) => Err(quarantine(&config, &credentials, &cause, remedy).await),
+    }
+}
+
+/// Notes durably that this master's data cannot be trusted, once nothing of it runs any more.
+async fn quarantine(config: &Config, credentials: &Credentials, cause: &str, remedy: &str) -> Failed {
+    let quarantine = Quarantine {
+        master: credentials.master,
+        name: credentials.name.clone(),
+        cause: cause_of(cause),
+        since: LogicalTime::from_unix_micros(SystemClock::new().wall_unix_micros()),
+    };
+    if let Err(error) = quarantine.write(&SystemDisk, &config.data_dir) {
+        // It ends all the same. The next start meets the same bytes.
+        tracing::error!(%error, "the quarantine cannot be written down");
+    }
+    take_no_part(credentials, &quarantine.cause, remedy).await
+}
+
+/// Tells everybody who may want to know, and gives what this process ends with.
+async fn take_no_part(credentials: &Credentials, cause: &str, remedy: &str) -> Failed {
+    tracing::error!(master = %credentials.master, cause, remedy, "this master is quarantined and takes no part");
+    let status = format!("quarantined: {cause}; run `{remedy}`");
+    // Outside systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&status)]);
+    match (tls::mesh(credentials), credentials.directory.verify(&credentials.ca)) {
+        (Ok(transport), Ok(directory)) => {
+            let mesh = Mesh::new(Arc::new(transport));
+            mesh.learn(&directory);
+            let told = tell_peers(&mesh, &directory, credentials.master, cause).await;
+            tracing::info!(told, "told the other masters");
+        }
+        (Err(error), _) => tracing::warn!(%error, "the other masters cannot be told"),
+        (_, Err(error)) => tracing::warn!(%error, "the other masters cannot be told"),
+    }
+    Failed::Quarantined { cause: cause.into(), remedy: remedy.into() }
+}
+
+fn edges(credentials: &Arc<Credentials>) -> Result<Edges, Failed> {
+    let mesh = tls::mesh(credentials)?;
+    let transport = ZmqTransport::new(GateLimits::default())
+        .map_err(|source| Failed::File { path: std::env::temp_dir().display().to_string(), source })?;
+    let entropy = Arc::new(SystemEntropy);
+    let io =
+        Io { transport: Arc::new(transport), clock: Arc::new(SystemClock::new()), entropy, disk: Arc::new(SystemDisk) };
+    Ok(Edges {
+        io,
+        mesh: Arc::new(mesh),
+        engine: Arc::new(RocksEngine),
+        flush: FlushBy::Thread,
+        disk_work: DiskWork::Threads,
+    })
+}
+
+fn node_config(config: &Config) -> NodeConfig {
+    let bind = |port| bind_address(config.interface, port);
+    NodeConfig {
+        data_dir: config.data_dir.clone(),
+        bind: Endpoints {
+            fanout: bind(config.publish_port),
+            session: bind(config.ret_port),
+            mesh: bind(config.mesh_port),
+            api: bind(config.api_port),
+        },
+        group: GroupConfig {
+            heartbeat_ms: config.timing.heartbeat_ms,
+            election_ms_min: config.timing.election_ms_min,
+            election_ms_max: config.timing.election_ms_max,
+            snapshot_entries: config.snapshot_entries,
+            log_keep_entries: config.log_keep_entries,
+        },
+    }
+}
+
+/// Ends when the process is asked to (SIGTERM, or SIGINT from a terminal).
+async fn asked_to_stop() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
