@@ -62,6 +62,8 @@ pub struct Config {
     pub snapshot_entries: u64,
     /// Log entries that stay below a snapshot, so that a master that was away for a moment needs none.
     pub log_keep_entries: u64,
+    /// What is to be kept free on the disk of the data folder, in MiB; a share of the disk if not set. See [`crate::space`].
+    pub disk_reserve_mib: Option<u64>,
     /// Replicated settings as `init` seeds them.
     pub seeds: Settings,
 }
@@ -223,6 +225,7 @@ impl Config {
             timing,
             snapshot_entries: layer.snapshot_entries.unwrap_or(20_000).max(1),
             log_keep_entries: layer.log_keep_entries.unwrap_or(2_000),
+            disk_reserve_mib: layer.disk_reserve_mib,
             seeds: Settings {
                 keep_jobs_seconds: layer.keep_jobs_seconds.unwrap_or(defaults.keep_jobs_seconds),
                 job_ttl_ms: layer.job_ttl_ms.unwrap_or(defaults.job_ttl_ms),

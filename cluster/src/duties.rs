@@ -6,6 +6,7 @@
 
 use crate::mesh::message::{Channel, Request, Response};
 use crate::pki::{Authority, Credentials};
+use crate::space::{Level, Room};
 use crate::truth::{Lane, Probed, Truth};
 use saltern_store::command::{Command, MasterCommand};
 use saltern_wire::MasterId;
@@ -79,7 +80,7 @@ async fn probe(truth: &Truth, id: MasterId) {
     let reply = truth.mesh().ask(id, Channel::Work, &Request::Probe, PROBE_TIMEOUT).await;
     let after = truth.clock().monotonic();
     let probed = match reply {
-        Ok(Response::Probe { wall_unix_micros, sessions, version, applied, time }) => {
+        Ok(Response::Probe { wall_unix_micros, sessions, version, applied, time, room }) => {
             let round_trip = after.saturating_sub(before);
             // The answer was given about half a round trip ago.
             let middle = i128::try_from((before + round_trip / 2).as_micros()).unwrap_or(i128::MAX);
@@ -91,6 +92,7 @@ async fn probe(truth: &Truth, id: MasterId) {
                 applied: Some(applied.0),
                 wall_less_monotonic: Some(i128::from(wall_unix_micros) - middle),
                 time,
+                room: room.map(|room| *room),
             }
         }
         _ => Probed::default(),
@@ -123,12 +125,32 @@ async fn take_in_all(truth: Truth, credentials: Arc<Credentials>) {
     loop {
         tokio::time::sleep(MEMBERS_EVERY).await;
         if leads(&truth) {
+            relieve(&truth).await;
             if let Err(cause) = step(&truth, &credentials).await {
                 tracing::info!(cause, "a change of the masters has to wait; trying again");
                 tokio::time::sleep(MEMBERS_EVERY * 2).await;
             }
         }
     }
+}
+
+/// A leader whose disk runs out of room hands its duty to the voter with the most, once per look at the disks.
+async fn relieve(truth: &Truth) {
+    let own = truth.space().room();
+    if own.level() == Level::Roomy {
+        return;
+    }
+    let group = truth.group().leader_state();
+    let keeps_up = |id: &MasterId| {
+        group.matched.get(id).copied().flatten().is_some_and(|index| index + PROMOTE_LAG_MAX >= group.last_log)
+    };
+    let rooms = group.voters.iter().filter(|id| keeps_up(id)).filter_map(|id| truth.room_of(*id));
+    let Some(heir) = rooms.filter(|room| room.level() < own.level()).min_by_key(Room::level) else { return };
+    tracing::warn!(heir = heir.name, reason = %own, "handing leadership over");
+    if let Err(error) = truth.group().transfer(heir.master).await {
+        tracing::warn!(%error, "leadership was not handed over; trying again");
+    }
+    tokio::time::sleep(PROBE_EVERY).await;
 }
 
 /// One step for the first master that needs one. Whoever leaves goes first: a voter that is gone for ever only makes the

@@ -52,6 +52,9 @@ const ITEM_OVERHEAD_BYTES: usize = 128;
 /// When a minion may come back to a full inbox, in milliseconds.
 const RETRY_AFTER_MS: u64 = 250;
 
+/// When a minion may come back to a cluster whose disks run out of room, in milliseconds: somebody has to make some first.
+const NO_ROOM_RETRY_AFTER_MS: u64 = 5_000;
+
 /// The way of what minions send into the log. Cheap to clone.
 #[derive(Clone)]
 pub struct Inbox {
@@ -335,6 +338,7 @@ pub fn refusal_of(error: &ProposeError) -> Refusal {
         ProposeError::NoQuorum => Refusal::NoQuorum,
         ProposeError::Unknown | ProposeError::Stopped => Refusal::Unknown,
         ProposeError::Busy => Refusal::Busy { retry_after_ms: RETRY_AFTER_MS },
+        ProposeError::NoRoom(_) => Refusal::Busy { retry_after_ms: NO_ROOM_RETRY_AFTER_MS },
     }
 }
 

@@ -36,6 +36,7 @@ pub mod raft;
 pub mod replica;
 pub mod service;
 pub mod sessions;
+pub mod space;
 pub mod stamper;
 pub mod submit;
 pub mod target;

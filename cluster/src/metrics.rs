@@ -77,6 +77,7 @@ impl Metrics {
         );
         raft(&mut registry, api);
         fleet(&mut registry, api);
+        room(&mut registry, api);
         process(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry)?;
@@ -132,6 +133,24 @@ fn fleet(registry: &mut Registry, api: &Api) {
     let coverage = api.presence.coverage();
     count(registry, "presence_masters_heard", "Masters whose sessions are known now", u64::from(coverage.heard));
     count(registry, "presence_masters", "Masters whose sessions should be known", u64::from(coverage.all));
+}
+
+/// Room on the disk of the data folder.
+fn room(registry: &mut Registry, api: &Api) {
+    let (space, room) = (api.truth.space(), api.truth.space().room());
+    let bytes = Unit::Bytes;
+    registry.register_with_unit(
+        "disk_free",
+        "Free on the disk of the data folder",
+        bytes.clone(),
+        gauge(room.free_bytes),
+    );
+    registry.register_with_unit("disk_reserve", "To be kept free there", bytes, gauge(room.reserve_bytes));
+    let help = "0 while there is room; 1 no returns, 2 no jobs, 3 key revocations only, 4 nothing is taken";
+    count(registry, "disk_level", help, room.level() as u64);
+    let refusals = Counter::<u64>::default();
+    refusals.inc_by(space.refusals());
+    registry.register("disk_refusals", "Proposals that were refused for want of room", refusals);
 }
 
 /// This process, as the kernel sees it; absent where there is no `/proc`.

@@ -18,6 +18,7 @@ use crate::raft::{Group, GroupConfig, GroupError};
 use crate::replica::Replica;
 use crate::service::MasterService;
 use crate::sessions::{Parts, Sessions, SharedPublisher};
+use crate::space::{Space, Watched};
 use crate::submit::Jobs;
 use crate::truth::{Lane, ProposeError, Truth};
 use crate::watch::Watch;
@@ -55,6 +56,15 @@ pub struct NodeConfig {
     pub bind: Endpoints,
     /// Raft's timing and compaction.
     pub group: GroupConfig,
+    /// How the room on the disk is watched; not at all on a disk that has no size.
+    pub disk_watch: Option<DiskWatch>,
+}
+
+/// How the room on the disk is watched.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DiskWatch {
+    /// What is to be kept free, in bytes; [`crate::space`] says what it is by itself.
+    pub reserve_bytes: Option<u64>,
 }
 
 /// Everything that differs between production, a test and the simulation.
@@ -256,7 +266,7 @@ async fn start_group(
     let directory = newest_directory(state.directory(), credentials)?;
     let mesh = Mesh::new(Arc::clone(&edges.mesh));
     mesh.learn(&directory);
-    let machine = Machine::new(state, snapshots, edges.disk_work);
+    let machine = Machine::new(state, snapshots, edges.disk_work, space(config, credentials, tasks, stop)?);
     let clock = Arc::clone(&edges.io.clock);
     let (group, raft) =
         Group::start(credentials.master, config.group.clone(), Arc::clone(&mesh), log, machine, clock).await?;
@@ -265,6 +275,22 @@ async fn start_group(
     let answering: Arc<dyn MeshService> = Arc::clone(&service) as Arc<dyn MeshService>;
     serve(&*edges.mesh, &config.bind.mesh, answering, tasks, stop.clone()).await?;
     Ok((group, service, mesh, soundness))
+}
+
+/// Follows the room on the disk.
+fn space(
+    config: &NodeConfig,
+    credentials: &Credentials,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> Result<Space, StartError> {
+    let Some(DiskWatch { reserve_bytes }) = config.disk_watch else { return Ok(Space::endless(credentials.master)) };
+    let (name, folder) = (credentials.name.clone(), config.data_dir.clone());
+    let watched = Watched { master: credentials.master, name, folder: folder.clone(), reserve_bytes };
+    let watching = Space::watch(watched, stop.clone());
+    let (space, following) = watching.map_err(|source| StoreError::Folder { path: folder, source })?;
+    tasks.spawn(following);
+    Ok(space)
 }
 
 /// The truth's directory, or the one this master was founded or joined with while the truth is still empty.

@@ -12,6 +12,7 @@ use crate::founding::{self, FoundingError, JoinError, RejoinError};
 use crate::node::StartError;
 use crate::pki;
 use crate::quarantine::EXIT_CORRUPT;
+use crate::space::{DiskFault, EXIT_DISK};
 use claim::{Claim, ClaimError};
 use clap::{Parser, Subcommand};
 use saltern_pubsub::clock::{SystemClock, SystemEntropy};
@@ -71,6 +72,10 @@ enum Failed {
     Listen(#[from] crate::http::ListenError),
     #[error("TLS cannot be set up: {0}")]
     Pki(#[from] pki::PkiError),
+    #[error(transparent)]
+    Disk(#[from] DiskFault),
+    #[error("this master stopped because a write to {folder} failed: {cause}. Nothing that it acknowledged is lost")]
+    Write { folder: String, cause: String },
     #[error("{path}: {source}")]
     File { path: String, source: std::io::Error },
     #[error(
@@ -91,6 +96,7 @@ impl Failed {
             Self::Rejoin(error) => error.exit_code(),
             Self::Founding(_) | Self::Credentials(_) | Self::Start(_) | Self::Listen(_) | Self::File { .. } => 78,
             Self::Quarantined { .. } => EXIT_CORRUPT,
+            Self::Disk(_) | Self::Write { .. } => EXIT_DISK,
             Self::Pki(_) | Self::Core(_) => 70,
         }
     }

@@ -85,6 +85,7 @@ impl MeshService for MasterService {
                 version: env!("CARGO_PKG_VERSION").into(),
                 applied: truth.revision(),
                 time: truth.group().leader_state().is_self.then(|| truth.now()),
+                room: Some(Box::new(truth.space().room())),
             },
             Request::Presence(update) => Response::Presence(presence.handle_update(from, update)),
             Request::Quarantined(cause) => {

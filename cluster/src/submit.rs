@@ -209,6 +209,9 @@ fn named(request: RequestId, attempt: u8) -> RequestId {
 /// A proposal that failed, in the words of the API.
 pub fn failure_of(error: ProposeError) -> Failure {
     let (code, message) = match error {
+        ProposeError::NoRoom(room) => {
+            return Failure::new(FailureCode::Busy, format!("{room}; nothing was written"));
+        }
         ProposeError::NoQuorum => (FailureCode::NoQuorum, "no quorum: nothing was written, try again"),
         ProposeError::Unknown | ProposeError::Stopped => {
             (FailureCode::Unknown, "the outcome is unknown: ask again under the same request id")

@@ -14,6 +14,7 @@ use crate::mesh::message::{Channel, ProposeRefusal, Proposed, Request, Response}
 use crate::mesh::{Mesh, MeshError};
 use crate::quarantine::Quarantines;
 use crate::raft::{Group, GroupError, LeaderState};
+use crate::space::{Level, Room, Space, bears, deciding};
 use crate::stamper::{Stamper, median};
 use saltern_store::command::{Applied, Command, Proposal};
 use saltern_store::{AppliedEntry, State};
@@ -63,7 +64,7 @@ pub struct Committed {
 }
 
 /// Why a proposal is not (known to be) committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// No majority can be reached. Nothing was written.
     #[error("no quorum")]
@@ -74,6 +75,9 @@ pub enum ProposeError {
     /// Too much waits already. Nothing was written.
     #[error("busy")]
     Busy,
+    /// A disk runs out of room. Nothing was written.
+    #[error("{0}")]
+    NoRoom(Box<Room>),
     /// This master is stopping.
     #[error("this master is stopping")]
     Stopped,
@@ -136,6 +140,8 @@ pub(crate) struct Probed {
     pub(crate) wall_less_monotonic: Option<i128>,
     /// The truth's time, if it leads.
     pub(crate) time: Option<LogicalTime>,
+    /// The room on its disk.
+    pub(crate) room: Option<Room>,
 }
 
 struct Inner {
@@ -198,6 +204,24 @@ impl Truth {
         &self.0.mesh
     }
 
+    /// The room on this master's disk.
+    pub fn space(&self) -> &Space {
+        self.0.group.machine().space()
+    }
+
+    /// The room on the disk of another master, if it answered the last probe.
+    pub(crate) fn room_of(&self, master: MasterId) -> Option<Room> {
+        let probes = self.0.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.get(&master).filter(|probed| probed.reachable)?.room.clone()
+    }
+
+    /// The room that decides over what this leader takes.
+    fn deciding_room(&self, leader: &LeaderState) -> Room {
+        let own = self.space().room();
+        let room = |id: &MasterId| if *id == self.0.id { Some(own.clone()) } else { self.room_of(*id) };
+        deciding(own.clone(), leader.voters.iter().map(room).collect())
+    }
+
     /// Masters that said that their data cannot be trusted.
     pub fn quarantines(&self) -> &Quarantines {
         &self.0.quarantines
@@ -218,6 +242,12 @@ impl Truth {
             (Lane::Bulk, None) => None,
         };
         let proposal = Proposal { request, by: self.0.id, stamp: LogicalTime::ZERO, command };
+        // A master that takes no more entries would never apply this one: another one may.
+        let room = self.space().room();
+        if room.level() == Level::Spent {
+            self.space().count_refusal();
+            return Err(ProposeError::NoRoom(Box::new(room)));
+        }
         let attempts = Attempts { truth: self, lane, deadline: self.0.clock.monotonic() + PROPOSE_TIMEOUT };
         let proposed = attempts.run(proposal).await?;
         let left = PROPOSE_TIMEOUT;
@@ -230,6 +260,11 @@ impl Truth {
         let leader = self.0.group.leader_state();
         if !leader.is_self {
             return Err(ProposeRefusal::NotLeader(leader.leader));
+        }
+        let room = self.deciding_room(&leader);
+        if room.level() > bears(&proposal.command) {
+            self.space().count_refusal();
+            return Err(ProposeRefusal::NoRoom(Box::new(room)));
         }
         let _permit = match lane {
             Lane::Control => self.0.control.try_acquire().map_err(|_| ProposeRefusal::Busy)?,
@@ -474,6 +509,8 @@ impl Attempts<'_> {
     async fn run(&self, proposal: Proposal) -> Result<Proposed, ProposeError> {
         // Whether some log may hold it already.
         let mut handed_over = false;
+        // A leader without room hands over to one that has some, which takes about an election.
+        let relieved = self.truth.0.clock.monotonic() + self.truth.patience();
         loop {
             let inner = &self.truth.0;
             let state = inner.group.leader_state();
@@ -489,6 +526,10 @@ impl Attempts<'_> {
                 Ok(proposed) => return Ok(proposed),
                 Err(ProposeRefusal::Busy) if handed_over => return Err(ProposeError::Unknown),
                 Err(ProposeRefusal::Busy) => return Err(ProposeError::Busy),
+                Err(ProposeRefusal::NoRoom(room)) if inner.clock.monotonic() >= relieved => {
+                    return Err(if handed_over { ProposeError::Unknown } else { ProposeError::NoRoom(room) });
+                }
+                Err(ProposeRefusal::NoRoom(_)) => tokio::time::sleep(LEADER_POLL * 5).await,
                 Err(ProposeRefusal::Unknown) => handed_over = true,
                 Err(ProposeRefusal::NoQuorum | ProposeRefusal::NotLeader(_)) => {}
             }

@@ -7,6 +7,7 @@ use saltern_cluster::mesh::{Mesh, MeshListener, MeshTransport};
 use saltern_cluster::raft::machine::{DiskWork, Machine};
 use saltern_cluster::raft::service::RaftService;
 use saltern_cluster::raft::{Group, GroupConfig, GroupError, LeaderState};
+use saltern_cluster::space::Space;
 use saltern_pubsub::clock::SystemClock;
 use saltern_store::command::{Command, Proposal};
 use saltern_store::kv::memory::MemoryEngine;
@@ -135,7 +136,7 @@ async fn member(id: MasterId, net: &Arc<Net>, tasks: &TaskTracker) -> Group {
     let log = Log::open(&*engine, Path::new("/log"), FlushBy::Caller, Soundness::new()).expect("a new log");
     let state = State::open(engine.clone(), Path::new("/state"), Soundness::new()).expect("a new state");
     let snapshots = Arc::new(Snapshots::open(engine, Path::new("/snapshots"), Soundness::new()).expect("a new folder"));
-    let machine = Machine::new(state, snapshots, DiskWork::InPlace);
+    let machine = Machine::new(state, snapshots, DiskWork::InPlace, Space::endless(id));
     let transport = Arc::new(LocalMesh { id, net: Arc::clone(net) });
     let mesh = Mesh::new(transport.clone());
     // Slower than the profile lan: these tests run beside others.

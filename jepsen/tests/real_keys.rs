@@ -91,7 +91,9 @@ async fn a_deleted_or_rejected_key_is_gone_everywhere_also_where_the_master_was_
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), told).await.map_err(|_| anyhow::anyhow!("the minion says that it is rejected"))?;
+    tokio::time::timeout(Duration::from_secs(20), told)
+        .await
+        .map_err(|_| anyhow::anyhow!("the minion says that it is rejected"))?;
     wait_for_key(&mut world, here, "minion-1", Some(KeyState::Rejected)).await?;
     Ok(())
 }
@@ -135,7 +137,9 @@ async fn an_impersonator_and_a_stranger_to_the_ca_get_nothing() -> anyhow::Resul
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), told).await.map_err(|_| anyhow::anyhow!("the minion names the wrong CA"))?;
+    tokio::time::timeout(Duration::from_secs(20), told)
+        .await
+        .map_err(|_| anyhow::anyhow!("the minion names the wrong CA"))?;
     let output = world.saltern(&[0], &["key", "list", "-o", "json"])?;
     assert!(!String::from_utf8_lossy(&output.stdout).contains("minion-9"), "{}", said(&output));
     Ok(())

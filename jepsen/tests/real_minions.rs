@@ -67,7 +67,8 @@ async fn mine_data_sent_through_one_master_is_read_through_another_before_and_af
     for round in 0..4 {
         let value = format!("value {round}");
         std::fs::write(&fact, &value)?;
-        let alive: Vec<usize> = (0..3).filter(|number| world.cluster.fleet.masters[*number].process.is_some()).collect();
+        let alive: Vec<usize> =
+            (0..3).filter(|number| world.cluster.fleet.masters[*number].process.is_some()).collect();
         let mut send = jobs::job(TargetKind::Glob, "minion-1", "mine.send", &["fact".into()]);
         send.arguments.push(format!("cat {}", fact.display()).into());
         send.keywords.insert("mine_function".into(), "cmd.run".into());

@@ -7,7 +7,8 @@ use saltern_wire::api::KeyView;
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_of_three_masters_gone_writes_are_refused_reads_say_they_are_stale_and_one_back_heals() -> anyhow::Result<()> {
+async fn two_of_three_masters_gone_writes_are_refused_reads_say_they_are_stale_and_one_back_heals() -> anyhow::Result<()>
+{
     let mut world = World::masters_of(Wish { masters: 3, minions: 4, ..Wish::default() }).await?;
     let pin = world.cluster.ca_fingerprint.clone();
     for number in 0..4 {
@@ -30,11 +31,18 @@ async fn two_of_three_masters_gone_writes_are_refused_reads_say_they_are_stale_a
     }
     let listed = world.saltern(&[left], &["job", "list"])?;
     assert_eq!(listed.status.code(), Some(0), "{}", said(&listed));
-    assert!(String::from_utf8_lossy(&listed.stderr).contains("no quorum"), "reads say that they are stale: {}", said(&listed));
+    assert!(
+        String::from_utf8_lossy(&listed.stderr).contains("no quorum"),
+        "reads say that they are stale: {}",
+        said(&listed)
+    );
 
     let back = (left + 1) % 3;
     world.start_master(back)?;
-    world.cluster.wait(left, "a quorum", "/v1/cluster/status", |status: &saltern_wire::api::ClusterStatus| status.quorum).await?;
+    world
+        .cluster
+        .wait(left, "a quorum", "/v1/cluster/status", |status: &saltern_wire::api::ClusterStatus| status.quorum)
+        .await?;
     world.cluster.wait_for_connected(left, 3).await?;
     let mut client = world.cluster.client_of(&[left, back]);
     let view = jobs::run(&mut client, &jobs::for_all("test.ping", &[]), Duration::from_secs(30)).await?;
@@ -64,7 +72,8 @@ async fn a_master_that_missed_more_than_the_retained_log_catches_up_by_snapshot(
     world.cluster.wait(away, "the newest setting", "/v1/config", caught_up).await?;
     let log = std::fs::read_to_string(world.cluster.fleet.masters[away].folder.join("log"))?;
     assert!(log.contains("installed a snapshot"), "it came by snapshot, not by the log:\n{log}");
-    let view = jobs::run(&mut world.cluster.client(away), &jobs::for_all("test.ping", &[]), Duration::from_secs(30)).await?;
+    let view =
+        jobs::run(&mut world.cluster.client(away), &jobs::for_all("test.ping", &[]), Duration::from_secs(30)).await?;
     assert_eq!(view.returns.len(), 1, "{:?}", view.missing);
     Ok(())
 }

@@ -70,6 +70,8 @@ layer! {
     snapshot_entries: u64,
     /// Log entries that stay below a snapshot.
     log_keep_entries: u64,
+    /// MiB to be kept free on the disk of the data folder.
+    disk_reserve_mib: u64,
     /// Seeds the setting of that name.
     keep_jobs_seconds: u64,
     /// Seeds the setting of that name.

@@ -105,7 +105,7 @@ impl FromRequestParts<Arc<Api>> for Fresh {
         if let Some(revision) = wanted.revision {
             match api.truth.reach(Revision(revision), FRESH_TIMEOUT).await {
                 Ok(()) => {}
-                Err(ProposeError::Unknown | ProposeError::NoQuorum | ProposeError::Busy) => {
+                Err(ProposeError::Unknown | ProposeError::NoQuorum | ProposeError::Busy | ProposeError::NoRoom(_)) => {
                     return Err(behind(api, revision));
                 }
                 Err(stopped @ ProposeError::Stopped) => return Err(stopped.into()),
@@ -119,7 +119,7 @@ impl FromRequestParts<Arc<Api>> for Fresh {
 fn unconfirmed(error: ProposeError) -> Refusal {
     match error {
         ProposeError::Stopped => error.into(),
-        ProposeError::NoQuorum | ProposeError::Unknown | ProposeError::Busy => Refusal::new(
+        ProposeError::NoQuorum | ProposeError::Unknown | ProposeError::Busy | ProposeError::NoRoom(_) => Refusal::new(
             FailureCode::NoQuorum,
             "no quorum: no majority confirms that this master is current; ask without `consistent`, or another master",
         ),

@@ -40,6 +40,7 @@ impl From<Failure> for Refusal {
 impl From<ProposeError> for Refusal {
     fn from(error: ProposeError) -> Self {
         let (code, message) = match error {
+            ProposeError::NoRoom(room) => return Self::new(FailureCode::Busy, format!("{room}; nothing was written")),
             ProposeError::NoQuorum => (
                 FailureCode::NoQuorum,
                 "no quorum: this master reaches no majority of the masters; nothing was written, try again",

@@ -1,5 +1,6 @@
 //! What masters say to each other. Raft's messages travel packed by [`crate::raft::types::pack`]: this file need not know them.
 
+use crate::space::Room;
 use bytes::Bytes;
 use saltern_store::command::{Applied, Proposal};
 use saltern_wire::api::{Failure, JoinGrant};
@@ -172,6 +173,9 @@ pub enum Response {
         applied: Revision,
         /// The truth's time, if it leads.
         time: Option<LogicalTime>,
+        /// The room on its disk.
+        #[serde(default)]
+        room: Option<Box<Room>>,
     },
     /// Answer to presence.
     Presence(crate::presence::table::Heard),
@@ -203,4 +207,6 @@ pub enum ProposeRefusal {
     Unknown,
     /// Too much waits already. Nothing was written.
     Busy,
+    /// This disk is short of room. Nothing was written.
+    NoRoom(Box<Room>),
 }

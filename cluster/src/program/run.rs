@@ -5,11 +5,12 @@ use crate::api::Api;
 use crate::config::{Config, LogLevel};
 use crate::founding;
 use crate::mesh::Mesh;
-use crate::node::{Edges, Failure, Node, NodeConfig, bind_address};
+use crate::node::{DiskWatch, Edges, Failure, Node, NodeConfig, bind_address};
 use crate::pki::{Credentials, tls};
 use crate::quarantine::{QUARANTINE_FILE, Quarantine, cause_of, tell_peers};
 use crate::raft::GroupConfig;
 use crate::raft::machine::DiskWork;
+use crate::space::require_writable;
 use saltern_pubsub::clock::{SystemClock, SystemEntropy};
 use saltern_pubsub::disk::SystemDisk;
 use saltern_pubsub::zmq::{GateLimits, ZmqTransport};
@@ -51,6 +52,8 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
         let cause = format!("{} (since {})", quarantine.cause, quarantine.since);
         return Err(take_no_part(&credentials, &cause, remedy).await);
     }
+    // Everything that follows writes; what the stores would say of a disk that takes nothing is harder to read.
+    require_writable(&config.data_dir)?;
     let founding = founding::pending(&SystemDisk, &config.data_dir)?;
     let edges = edges(&credentials)?;
     // The API's addresses are taken first: a second master with the same configuration ends here, before it touches a log.
@@ -58,7 +61,10 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
     let node = match Node::start(node_config(&config), edges, Arc::clone(&credentials), founding).await {
         Ok(node) => node,
         Err(error) => {
-            let Some(cause) = error.corruption() else { return Err(error.into()) };
+            let Some(cause) = error.corruption() else {
+                require_writable(&config.data_dir)?;
+                return Err(error.into());
+            };
             return Err(quarantine(&config, &credentials, &cause, remedy).await);
         }
     };
@@ -79,7 +85,16 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
     let _ = std::fs::remove_file(&config.socket);
     match failure {
         None => Ok(()),
-        Some(Failure::Core(cause)) => Err(Failed::Core(format!("this master cannot go on: {cause}"))),
+        Some(Failure::Core(cause)) => {
+            // The core says that storage failed; the disk says why.
+            require_writable(&config.data_dir)?;
+            Err(Failed::Core(format!("this master cannot go on: {cause}")))
+        }
+        Some(Failure::Disk(cause)) => {
+            // What the store says of the write is exact, what the disk says now is easier to act on.
+            require_writable(&config.data_dir)?;
+            Err(Failed::Write { folder: config.data_dir.display().to_string(), cause })
+        }
         Some(Failure::Corrupt(cause)) => Err(quarantine(&config, &credentials, &cause, remedy).await),
     }
 }
@@ -151,6 +166,9 @@ fn node_config(config: &Config) -> NodeConfig {
             snapshot_entries: config.snapshot_entries,
             log_keep_entries: config.log_keep_entries,
         },
+        disk_watch: Some(DiskWatch {
+            reserve_bytes: config.disk_reserve_mib.map(|mib| mib.saturating_mul(1024 * 1024)),
+        }),
     }
 }
 

@@ -128,7 +128,7 @@ impl Group {
             .await
             .map_err(|error| GroupError::Stopped(error.to_string()))?;
         let (heard_sender, heard) = watch::channel(Duration::ZERO);
-        let service = RaftService::new(raft.clone(), snapshots, machine.disk_work(), clock, heard_sender);
+        let service = RaftService::new(raft.clone(), &machine, clock, heard_sender);
         Ok((Self { raft, machine, heard, config: Arc::new(config) }, Arc::new(service)))
     }
 

@@ -1,6 +1,7 @@
 //! openraft's view of [`saltern_store::State`]: applies what is committed, and builds and installs snapshots.
 
 use crate::raft::types::{Entry, LogId, Membership, SnapshotMeta, Types, Written, pack, unpack};
+use crate::space::{Level, Space};
 use futures::{Stream, StreamExt};
 use openraft::alias::SnapshotOf;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
@@ -40,6 +41,7 @@ pub struct Machine {
     state: Arc<State>,
     snapshots: Arc<Snapshots>,
     disk_work: DiskWork,
+    space: Space,
     /// Every applied entry with its effects, for whoever listens.
     effects: broadcast::Sender<Arc<AppliedEntry>>,
     /// Index of the newest applied entry.
@@ -51,9 +53,9 @@ const EFFECTS_QUEUE: usize = 8192;
 
 impl Machine {
     /// Over an open state.
-    pub fn new(state: Arc<State>, snapshots: Arc<Snapshots>, disk_work: DiskWork) -> Self {
+    pub fn new(state: Arc<State>, snapshots: Arc<Snapshots>, disk_work: DiskWork, space: Space) -> Self {
         let applied = watch::Sender::new(state.applied_index());
-        Self { state, snapshots, disk_work, effects: broadcast::Sender::new(EFFECTS_QUEUE), applied }
+        Self { state, snapshots, disk_work, space, effects: broadcast::Sender::new(EFFECTS_QUEUE), applied }
     }
 
     /// Hears of every entry that is applied from now on.
@@ -74,6 +76,11 @@ impl Machine {
     /// Snapshots on this master's disk.
     pub fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots
+    }
+
+    /// The room on this master's disk.
+    pub fn space(&self) -> &Space {
+        &self.space
     }
 
     /// Where this master's long disk work runs.
@@ -180,6 +187,8 @@ impl RaftSnapshotBuilder<Types> for Machine {
     type SnapshotData = Files;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Files>, io::Error> {
+        // It costs room before the log that it covers gives some back.
+        self.space.wait_for(Level::Short).await;
         let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
         let files = self.disk_work.run(move || snapshots.create(&state)).await?.map_err(io::Error::other)?;
         Self::offer(files)

@@ -1,8 +1,9 @@
 //! The receiving side of Raft's messages.
 
 use crate::mesh::message::{RaftCall, Response};
-use crate::raft::machine::DiskWork;
+use crate::raft::machine::{DiskWork, Machine};
 use crate::raft::types::{Raft, SnapshotMeta, Types, Vote, pack, unpack};
+use crate::space::{Level, Space};
 use bytes::Bytes;
 use futures::StreamExt;
 use openraft::async_runtime::WatchReceiver;
@@ -21,11 +22,15 @@ use tokio::sync::{mpsc, watch};
 /// Requests of an append stream that wait for the core. openraft buffers as many again.
 const APPENDS_QUEUED_MAX: usize = 64;
 
+/// How long a leader waits for the refusal of a stream of entries by a disk that is spent.
+const SPENT_PAUSE: Duration = Duration::from_secs(1);
+
 /// Answers other masters' Raft messages.
 pub struct RaftService {
     raft: Raft,
     snapshots: Arc<Snapshots>,
     disk_work: DiskWork,
+    space: Space,
     /// Snapshots on their way here, by sender. A leader sends one at a time.
     receiving: tokio::sync::Mutex<BTreeMap<MasterId, Receiving>>,
     /// Monotonic time at which a leader was last heard.
@@ -37,12 +42,19 @@ impl RaftService {
     /// For a running core.
     pub fn new(
         raft: Raft,
-        snapshots: Arc<Snapshots>,
-        disk_work: DiskWork,
+        machine: &Machine,
         clock: Arc<dyn saltern_wire::io::Clock>,
         heard: watch::Sender<Duration>,
     ) -> Self {
-        Self { raft, snapshots, disk_work, receiving: tokio::sync::Mutex::default(), heard, clock }
+        let (snapshots, disk_work) = (Arc::clone(machine.snapshots()), machine.disk_work());
+        let space = machine.space().clone();
+        Self { raft, snapshots, disk_work, space, receiving: tokio::sync::Mutex::default(), heard, clock }
+    }
+
+    /// Refuses what would go onto a disk that is spent. Heartbeats are not concerned.
+    fn require_room(&self) -> Result<(), String> {
+        let room = self.space.room();
+        if room.level() == Level::Spent { Err(room.to_string()) } else { Ok(()) }
     }
 
     /// Whether `master` is a member of the group, as far as this member's log says. The log knows its members from the first
@@ -65,6 +77,9 @@ impl RaftService {
         match call {
             RaftCall::Append(bytes) => {
                 let rpc: AppendEntriesRequest<Types> = unpack(&bytes)?;
+                if !rpc.entries.is_empty() {
+                    self.require_room()?;
+                }
                 let answer = self.raft.append_entries(rpc).await.map_err(text)?;
                 if answer.is_success() {
                     self.hear();
@@ -95,6 +110,10 @@ impl RaftService {
 
     async fn begin(&self, from: MasterId, manifest: Vec<u8>) -> Result<Response, String> {
         let manifest = Manifest::decode(&manifest).map_err(text)?;
+        let (room, bytes) = (self.space.room(), manifest.files.iter().map(|file| file.len).sum::<u64>());
+        if room.free_bytes.saturating_sub(bytes) < room.reserve_bytes / 2 {
+            return Err(format!("a snapshot of {bytes} bytes does not fit: {room}"));
+        }
         tracing::info!(%from, files = manifest.files.len(), "receiving a snapshot");
         let snapshots = Arc::clone(&self.snapshots);
         let receiving = self.disk_work.run(move || snapshots.receive(manifest)).await.map_err(text)?.map_err(text)?;
@@ -127,6 +146,11 @@ impl RaftService {
     pub async fn replicate(&self, from: MasterId, link: Link) {
         let Link { mut sender, mut receiver, .. } = link;
         loop {
+            if let Err(cause) = self.require_room() {
+                // The leader tries again at once; this is how often.
+                tracing::debug!(%from, cause, "entries are not taken");
+                return tokio::time::sleep(SPENT_PAUSE).await;
+            }
             let (queue, requests) = mpsc::channel(APPENDS_QUEUED_MAX);
             let requests = tokio_stream(requests);
             let results = self.raft.stream_append(requests);
@@ -153,6 +177,7 @@ impl RaftService {
                         None => return,
                     },
                     request = next_request(&mut receiver, &queue) => match request {
+                        Ok(()) if self.space.level() == Level::Spent => return tokio::time::sleep(SPENT_PAUSE).await,
                         Ok(()) => {}
                         Err(cause) => {
                             tracing::debug!(%from, cause, "an append stream ended");

@@ -260,7 +260,7 @@ impl Replica for Together {
         let fail = {
             let mut shared = self.shared.lock().expect("no test panics with it");
             shared.asked.push(command.clone());
-            shared.fail
+            shared.fail.clone()
         };
         match fail {
             Some(error) => Err(error),

@@ -155,10 +155,10 @@ async fn accept_key(truth: &Truth, minion: MinionId, request: RequestId) -> Resu
 }
 
 fn proposed(error: ProposeError) -> Failure {
-    let code = match error {
+    let code = match &error {
         ProposeError::NoQuorum => FailureCode::NoQuorum,
         ProposeError::Unknown | ProposeError::Stopped => FailureCode::Unknown,
-        ProposeError::Busy => FailureCode::Busy,
+        ProposeError::Busy | ProposeError::NoRoom(_) => FailureCode::Busy,
     };
     Failure::new(code, error.to_string())
 }

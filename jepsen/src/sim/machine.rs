@@ -182,6 +182,7 @@ impl Master {
                 log_keep_entries: LOG_KEEP_ENTRIES,
                 ..GroupConfig::default()
             },
+            disk_watch: None,
         };
         let founding = founding::pending(&self.disk, &self.config.data_dir)?;
         let node = Rc::new(Node::start(node_config, edges, credentials, founding).await?);
