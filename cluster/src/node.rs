@@ -44,6 +44,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the founding command may take: the only voter elects itself first.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How often it is looked at whether this master can go on. Meanwhile the store takes no vote and no entry already.
+const FAILURE_WATCH_EVERY: Duration = Duration::from_millis(50);
+
 /// How often the Raft core is looked at: a dead one is silent.
 const CORE_WATCH_EVERY: Duration = Duration::from_millis(250);
 
@@ -90,6 +93,9 @@ pub enum StartError {
     /// An address cannot be used.
     #[error("cannot listen on {0}; is another master running, or the port used by another program?")]
     Listen(#[from] TransportError),
+    /// Stored bytes are not what was written, found while Raft read them.
+    #[error("{0}")]
+    Corrupt(String),
     /// Raft does not start.
     #[error(transparent)]
     Group(#[from] GroupError),
@@ -99,8 +105,8 @@ pub enum StartError {
     /// The founding command was refused.
     #[error("the cluster could not be founded: {0}")]
     Refused(String),
-    /// The directory of the data folder cannot be read.
-    #[error("the directory of masters in the data folder is not valid: {0}")]
+    /// The directory in the tables is not valid.
+    #[error("the directory of masters in the tables is not valid: {0}")]
     Directory(String),
 }
 
@@ -109,12 +115,10 @@ impl StartError {
     pub fn corruption(&self) -> Option<String> {
         match self {
             Self::Store(error @ StoreError::Corrupt { .. }) => Some(error.to_string()),
-            Self::Store(_)
-            | Self::Listen(_)
-            | Self::Group(_)
-            | Self::Found(_)
-            | Self::Refused(_)
-            | Self::Directory(_) => None,
+            Self::Corrupt(cause) => Some(cause.clone()),
+            // The one beside the credentials was verified when it was read: it is the tables' one that is not valid.
+            Self::Directory(_) => Some(self.to_string()),
+            Self::Store(_) | Self::Listen(_) | Self::Group(_) | Self::Found(_) | Self::Refused(_) => None,
         }
     }
 }
@@ -226,7 +230,7 @@ impl Node {
             if let Some(cause) = self.truth.group().leader_state().stopped {
                 return Failure::Core(cause);
             }
-            tokio::time::sleep(CORE_WATCH_EVERY).await;
+            tokio::time::sleep(FAILURE_WATCH_EVERY).await;
         }
     }
 
@@ -268,8 +272,12 @@ async fn start_group(
     mesh.learn(&directory);
     let machine = Machine::new(state, snapshots, edges.disk_work, space(config, credentials, tasks, stop)?);
     let clock = Arc::clone(&edges.io.clock);
-    let (group, raft) =
-        Group::start(credentials.master, config.group.clone(), Arc::clone(&mesh), log, machine, clock).await?;
+    let started = Group::start(credentials.master, config.group.clone(), Arc::clone(&mesh), log, machine, clock).await;
+    let (group, raft) = match (started, soundness.cause()) {
+        (Ok(started), _) => started,
+        (Err(_), Some(cause)) => return Err(StartError::Corrupt(cause)),
+        (Err(error), None) => return Err(error.into()),
+    };
     let service = Arc::new(MasterService::new(raft));
     service.admit(directory.masters.iter().map(|master| master.id).collect());
     let answering: Arc<dyn MeshService> = Arc::clone(&service) as Arc<dyn MeshService>;

@@ -25,7 +25,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Stored bytes are not what was written. Nothing of this copy may be served, voted on or replicated.
-    #[error("{what} is corrupt: {cause}; move this master's data folder away and let it join again under a new id")]
+    #[error("{what} is corrupt: {cause}")]
     Corrupt {
         /// What was read, with its index or key.
         what: String,

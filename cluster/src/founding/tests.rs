@@ -13,6 +13,9 @@ use saltern_wire::master::MasterState;
 use saltern_wire::{MasterId, RequestId};
 use std::os::unix::fs::PermissionsExt;
 
+mod grant;
+mod rejoin;
+
 fn config(data_dir: &Path) -> Config {
     let layer = Layer { data_dir: Some(data_dir.into()), auto_accept: Some(true), ..Layer::default() };
     Config::finish(layer, "m1").expect("a configuration")

@@ -1,8 +1,8 @@
 //! Joining for real: a founded master that serves its port with TLS, a machine that brings a token, a truth that decides.
 
-use super::{config, found, names};
+use super::{config, names};
 use crate::config::Config;
-use crate::founding::{JoinError, Joined, grant, join, pending, token};
+use crate::founding::{JoinError, Joined, grant, init, join, pending, token};
 use crate::http::{JsonBody, Refusal, serve_tls};
 use crate::pki::{Credentials, tls};
 use crate::replica::Replica;
@@ -10,25 +10,26 @@ use crate::truth::{Committed, Lane, ProposeError, Quorum};
 use axum::extract::State as Shared;
 use axum::routing::post;
 use axum::{Json, Router};
-use saltern_pubsub::clock::SystemEntropy;
+use saltern_pubsub::clock::{SystemClock, SystemEntropy};
 use saltern_pubsub::disk::SystemDisk;
 use saltern_store::command::{Command, MasterCommand, Proposal};
 use saltern_store::kv::memory::MemoryEngine;
-use saltern_store::{AppliedEntry, Item, Payload, State, Soundness};
+use saltern_store::{AppliedEntry, Item, Payload, Soundness, State};
 use saltern_wire::api::{Answer, FailureCode, JoinGrant, JoinRequest, JoinTokenRequest, REQUEST_HEADER};
 use saltern_wire::io::Address;
 use saltern_wire::master::{Directory, MasterState};
 use saltern_wire::{LogicalTime, MasterId, RequestId, Revision};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// A cluster of one master without Raft: every proposal is applied at once.
-struct Founder {
-    state: Arc<State>,
-    credentials: Credentials,
+pub(super) struct Founder {
+    pub(super) state: Arc<State>,
+    pub(super) credentials: Credentials,
     next: Mutex<u64>,
     /// Applied just before the next directory that is proposed: another change that came first.
     overtake: Mutex<Option<Command>>,
@@ -37,10 +38,17 @@ struct Founder {
 
 impl Founder {
     /// Founded in `folder`, whose founding proposal is applied.
-    fn new(folder: &Path) -> Arc<Self> {
-        found(folder).expect("founded");
+    pub(super) fn new(folder: &Path) -> Arc<Self> {
+        Self::of(&config(folder))
+    }
+
+    /// The same, with a configuration.
+    pub(super) fn of(config: &Config) -> Arc<Self> {
+        let folder = &config.data_dir;
+        init(config, &SystemDisk, &SystemEntropy, &SystemClock::new()).expect("founded");
         let founder = Self {
-            state: State::open(Arc::new(MemoryEngine::new()), Path::new("/state"), Soundness::new()).expect("an empty disk"),
+            state: State::open(Arc::new(MemoryEngine::new()), Path::new("/state"), Soundness::new())
+                .expect("an empty disk"),
             credentials: Credentials::load(&SystemDisk, folder).expect("loaded"),
             next: Mutex::new(1),
             overtake: Mutex::new(None),
@@ -60,12 +68,12 @@ impl Founder {
         Committed { revision: entry.revision, time: entry.time, applied: entry.applied }
     }
 
-    fn directory(&self) -> Directory {
+    pub(super) fn directory(&self) -> Directory {
         let signed = self.state.directory().expect("founded");
         signed.verify(&self.credentials.ca).expect("signed by the CA").into_inner()
     }
 
-    async fn token(&self, uses: u32, addresses: Vec<Address>) -> String {
+    pub(super) async fn token(&self, uses: u32, addresses: Vec<Address>) -> String {
         let request = JoinTokenRequest { ttl_ms: 60_000, uses };
         let name = RequestId::from_bytes([u8::try_from(uses).expect("few"); 16]);
         let (view, _) = grant::create_token(self, &self.credentials, &request, name).await.expect("a token");
@@ -99,6 +107,9 @@ impl Replica for Founder {
     fn now(&self) -> LogicalTime {
         self.state.time()
     }
+    async fn confirm(&self, _: Duration) -> Result<Revision, ProposeError> {
+        Ok(self.revision())
+    }
     async fn propose(&self, _: Lane, command: Command, request: Option<RequestId>) -> Result<Committed, ProposeError> {
         let proposal = |request, command| Proposal { request, by: self.id(), stamp: LogicalTime::ZERO, command };
         let racing = matches!(command, Command::Master(MasterCommand::Directory { .. }));
@@ -125,7 +136,7 @@ async fn answer(
 }
 
 /// Serves `founder` until the token is cancelled, and says where.
-async fn serve(founder: &Arc<Founder>, tasks: &TaskTracker, stop: &CancellationToken) -> Address {
+pub(super) async fn serve(founder: &Arc<Founder>, tasks: &TaskTracker, stop: &CancellationToken) -> Address {
     let listener = crate::http::bind_tcp(([127, 0, 0, 1], 0).into()).expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let router = Router::new().route("/v1/cluster/join", post(answer)).with_state(Arc::clone(founder));
@@ -134,7 +145,7 @@ async fn serve(founder: &Arc<Founder>, tasks: &TaskTracker, stop: &CancellationT
     Address::new("127.0.0.1", port)
 }
 
-async fn join_as(name: &str, home: &Path, token: &str) -> Result<Joined, JoinError> {
+pub(super) async fn join_as(name: &str, home: &Path, token: &str) -> Result<Joined, JoinError> {
     let config = Config { id: name.into(), advertise: "127.0.0.2".into(), ..config(&home.join(name)) };
     join(&config, token, &SystemDisk, &SystemEntropy).await
 }
@@ -153,9 +164,13 @@ async fn whoever_brings_a_token_becomes_a_master_and_the_token_is_used_up() {
     assert_eq!((joined.cluster, joined.master), (founder.credentials.cluster, MasterId(2)));
     let credentials = Credentials::load(&SystemDisk, &home.path().join("m2")).expect("a whole folder");
     assert_eq!(*credentials.state_secret, *founder.credentials.state_secret);
-    assert_eq!(names(&home.path().join("m2")), ["api.token", "ca.pem", "identity.key", "master.json", "state.secret", "tls.pem"]);
+    assert_eq!(
+        names(&home.path().join("m2")),
+        ["api.token", "ca.pem", "identity.key", "master.json", "state.secret", "tls.pem"]
+    );
     let directory = founder.directory();
-    let states: Vec<_> = directory.masters.iter().map(|master| (master.id, master.name.as_str(), master.state)).collect();
+    let states: Vec<_> =
+        directory.masters.iter().map(|master| (master.id, master.name.as_str(), master.state)).collect();
     assert_eq!(states, [(MasterId(1), "m1", MasterState::Active), (MasterId(2), "m2", MasterState::Joining)]);
     assert_eq!(credentials.directory.peek().expect("whole").version, directory.version);
 
@@ -234,6 +249,17 @@ async fn asking_again_with_the_same_key_gives_the_same_id() {
         let Refusal(failure) = ask(&change, 3).await.expect_err(words);
         assert!(failure.code == FailureCode::Invalid && failure.message.contains(words), "{failure}");
     }
+    // A stranger's guess is refused before it becomes an entry.
+    let before = *founder.next.lock().expect("unpoisoned");
+    let guess = JoinRequest {
+        secret: saltern_wire::api::JoinSecret("00".repeat(16)),
+        public_key: saltern_wire::crypto::Identity::from_seed([6; 32]).public_key(),
+        name: "m9".into(),
+        ..request.clone()
+    };
+    let Refusal(failure) = ask(&guess, 4).await.expect_err("a guess");
+    assert_eq!(failure.code, FailureCode::Denied, "{failure}");
+    assert_eq!(*founder.next.lock().expect("unpoisoned"), before, "the log did not grow");
     for (ttl_ms, uses) in [(0, 1), (grant::TOKEN_TTL_MS_MAX + 1, 1), (1, 0)] {
         let wanted = JoinTokenRequest { ttl_ms, uses };
         let name = RequestId::from_bytes([9; 16]);
