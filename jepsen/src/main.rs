@@ -58,6 +58,9 @@ struct CrashLoop {
     /// Disks lose their power as well: data folders on loop devices, in a mount namespace of this run
     #[arg(long)]
     power: bool,
+    /// Makes only strikes whose description contains this, e.g. `kill master-1` or `snapshot.install`
+    #[arg(long)]
+    only: Option<String>,
     /// Where the history is written, as JSON lines
     #[arg(long)]
     history: Option<std::path::PathBuf>,
@@ -111,6 +114,7 @@ fn crash_loop(wanted: &CrashLoop) -> anyhow::Result<ExitCode> {
         kills: wanted.kills,
         within: within.unwrap_or_else(|| crash::time_for(wanted.kills)),
         power: wanted.power,
+        only: wanted.only.clone(),
     };
     println!("seed {}: {} kills", wanted.seed, wanted.kills);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

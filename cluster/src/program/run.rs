@@ -42,9 +42,20 @@ fn start_logging(config: &Config) {
     let _ = logs.with_ansi(std::io::stderr().is_terminal()).try_init();
 }
 
+/// A panic anywhere ends the process, after its message. A master that lost a task or a thread would go on answering and do
+/// half of its work, a writer of the log perhaps; about a dead one everybody knows what to do.
+fn end_on_panic() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
+}
+
 /// Runs a master until it is asked to stop or cannot go on. `remedy` is what brings it back if its data cannot be trusted.
 pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
     start_logging(&config);
+    end_on_panic();
     let credentials = Arc::new(Credentials::load(&SystemDisk, &config.data_dir)?);
     let doubted = Quarantine::read(&SystemDisk, &config.data_dir);
     let path = || config.data_dir.join(QUARANTINE_FILE).display().to_string();

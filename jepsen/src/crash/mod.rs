@@ -37,7 +37,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Log entries between two snapshots: a few seconds of the load.
-const SNAPSHOT_ENTRIES: u64 = 60;
+const SNAPSHOT_ENTRIES: u64 = 40;
 
 /// Log entries that stay below a snapshot.
 const LOG_KEEP_ENTRIES: u64 = 10;
@@ -49,7 +49,7 @@ const QUIET: Duration = Duration::from_millis(1_500);
 const KILLS_PER_POINT: u32 = 4;
 
 /// What is asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Decides the plan.
     pub seed: u64,
@@ -59,6 +59,8 @@ pub struct Options {
     pub within: Duration,
     /// Whether disks lose their power. Takes a mount namespace of its own: see [`power::in_own_namespace`].
     pub power: bool,
+    /// Only strikes whose description contains this are made: for looking into a finding.
+    pub only: Option<String>,
 }
 
 /// A finished run.
@@ -69,13 +71,17 @@ pub struct Done {
     pub report: Report,
 }
 
-/// Runs the crash loop in a folder of its own.
+/// Runs the crash loop in a folder of its own, which stays when something is wrong.
 pub async fn run(options: Options) -> anyhow::Result<Done> {
     let folder = tempfile::Builder::new().prefix("saltern-crash-").tempdir()?;
-    run_in(options, folder.path()).await
+    let mut done = run_in(&options, folder.path()).await?;
+    if done.report.verdict() != check::Verdict::Pass {
+        done.report.kept = Some(folder.keep());
+    }
+    Ok(done)
 }
 
-async fn run_in(options: Options, folder: &Path) -> anyhow::Result<Done> {
+async fn run_in(options: &Options, folder: &Path) -> anyhow::Result<Done> {
     let disks = if options.power { Some(Disks::make(folder, members_with_disks())?) } else { None };
     let mut cluster = bring_up(folder).await?;
     std::fs::create_dir_all(folder.join("marks"))?;
@@ -111,7 +117,7 @@ async fn bring_up(folder: &Path) -> anyhow::Result<Cluster> {
         minions: MINIONS + GUESTS,
         folder: folder.to_path_buf(),
         master_extra: format!(
-            "log_level: warning\nsnapshot_entries: {SNAPSHOT_ENTRIES}\nlog_keep_entries: {LOG_KEEP_ENTRIES}\n"
+            "log_level: info\nsnapshot_entries: {SNAPSHOT_ENTRIES}\nlog_keep_entries: {LOG_KEEP_ENTRIES}\n"
         ),
         minion_extra: "log_level: warn\n".into(),
         environment: faults::environment(),
@@ -122,7 +128,7 @@ async fn bring_up(folder: &Path) -> anyhow::Result<Cluster> {
 
 /// The three phases.
 async fn under_load(
-    options: Options,
+    options: &Options,
     cluster: &mut Cluster,
     site: &Site,
     disks: Option<&Disks>,
@@ -132,7 +138,8 @@ async fn under_load(
     tokio::time::sleep(QUIET).await;
     settle::phase(site, "faults");
     let (seen, tally) = (Seen::default(), Tally::default());
-    let purged_after = SNAPSHOT_ENTRIES + 2 * LOG_KEEP_ENTRIES;
+    // A peer is sent a snapshot when it lags by two of them, and the log is gone one later.
+    let purged_after = 3 * SNAPSHOT_ENTRIES + 2 * LOG_KEEP_ENTRIES;
     let mut nemesis = Nemesis { cluster, site, disks, seen, tally, purged_after };
     let mut planner = Planner::new(options.seed, options.power);
     let end = site.now() + options.within;
@@ -140,6 +147,10 @@ async fn under_load(
         let enough = nemesis.tally.kills() >= options.kills;
         let strike = if enough { planner.owed(&nemesis.seen) } else { Some(planner.next(&nemesis.seen)) };
         let Some(strike) = strike else { break };
+        if options.only.as_ref().is_some_and(|only| !enough && !strike.to_string().contains(only)) {
+            tokio::task::yield_now().await;
+            continue;
+        }
         tracing::info!(kills = nemesis.tally.kills(), "{strike}");
         nemesis.strike(&strike).await?;
     }
@@ -153,15 +164,18 @@ async fn under_load(
     Ok((nemesis.seen, nemesis.tally))
 }
 
-fn judge(options: Options, history: &[Operation], seen: &Seen, tally: Tally, took: Duration) -> Report {
+fn judge(options: &Options, history: &[Operation], seen: &Seen, tally: Tally, took: Duration) -> Report {
     let mut violations = check::check(history);
     let empty = |cause: String| check::Violation::Empty(cause);
     if tally.kills() < options.kills {
         violations.push(empty(format!("{} of {} kills were seen in time", tally.kills(), options.kills)));
     }
+    if options.power && tally.power_losses == 0 {
+        violations.push(empty("no disk lost its power".into()));
+    }
     let all_points = usize::try_from(options.kills / KILLS_PER_POINT).unwrap_or(usize::MAX) >= POINTS.len();
     for (point, happened) in POINTS.iter().zip(&seen.happened) {
-        if all_points && *happened == 0 && !options.power {
+        if all_points && *happened == 0 && !options.power && options.only.is_none() {
             violations.push(empty(format!("the fault point {} was never reached", point.name)));
         }
     }
@@ -173,10 +187,11 @@ fn judge(options: Options, history: &[Operation], seen: &Seen, tally: Tally, too
             jobs.1 += usize::try_from(*times).unwrap_or(usize::MAX);
         }
     }
-    let Options { seed, kills, power, .. } = options;
-    let power = if power { " --power" } else { "" };
-    let replay = format!("saltern-jepsen crash --seed {seed} --kills {kills}{power}");
-    Report { seed, tally, phases: check::phases(history), jobs, violations, took, replay }
+    let Options { seed, kills, power, only, .. } = options;
+    let power = if *power { " --power" } else { "" };
+    let only = only.as_ref().map(|only| format!(" --only '{only}'")).unwrap_or_default();
+    let replay = format!("saltern-jepsen crash --seed {seed} --kills {kills}{power}{only}");
+    Report { seed: *seed, tally, phases: check::phases(history), jobs, violations, took, replay, kept: None }
 }
 
 /// How long `kills` may take at the most: several seconds each, on a busy machine.

@@ -26,6 +26,9 @@ pub const GUESTS: usize = 2;
 /// How often in a row a point is asked for in vain before it is left alone.
 pub const TRIES_MAX: u32 = 5;
 
+/// Kinds of power loss: one master alone, a majority, all of them, a minion.
+const POWER_FIRST: usize = 4;
+
 /// Keeps the plan's random numbers apart from those of the clients of the same seed.
 const STREAM: u64 = 1;
 
@@ -164,6 +167,8 @@ impl Default for Seen {
 pub struct Planner {
     rng: ChaCha8Rng,
     power: bool,
+    /// Strikes drawn so far.
+    drawn: usize,
 }
 
 impl Planner {
@@ -171,12 +176,14 @@ impl Planner {
     pub fn new(seed: u64, power: bool) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(STREAM);
-        Self { rng, power }
+        Self { rng, power, drawn: 0 }
     }
 
     /// The next strike.
     pub fn next(&mut self, seen: &Seen) -> Strike {
+        self.drawn += 1;
         let what = match self.rng.random_range(0..100_u32) {
+            _ if self.power && self.drawn <= POWER_FIRST => self.power(),
             0..55 if self.power => self.power(),
             0..78 => match self.point(seen) {
                 Some(place) => self.at_point(place),
@@ -191,7 +198,7 @@ impl Planner {
             what,
             after: self.millis(50..350),
             down: self.millis(0..500),
-            again: self.rng.random_bool(0.12).then(|| self.millis(5..400)),
+            again: (!self.power && self.rng.random_bool(0.12)).then(|| self.millis(5..400)),
         }
     }
 
@@ -224,10 +231,12 @@ impl Planner {
     }
 
     fn power(&mut self) -> What {
-        What::Power(match self.rng.random_range(0..10_u32) {
-            0..4 => self.masters(1),
-            4..6 => self.masters(2),
-            6..8 => self.masters(MASTERS),
+        // One of each kind first, however short the run is.
+        let kind = if self.drawn <= POWER_FIRST { self.drawn - 1 } else { self.rng.random_range(0..POWER_FIRST) };
+        What::Power(match kind {
+            0 => self.masters(1),
+            1 => self.masters(2),
+            2 => self.masters(MASTERS),
             _ => vec![Member::Minion(0)],
         })
     }

@@ -4,6 +4,7 @@ use super::check::{Verdict, Violation};
 use super::plan::{Action, Member};
 use saltern_wire::fault::POINTS;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Violations that are printed; the rest are counted.
@@ -92,6 +93,8 @@ pub struct Report {
     pub took: Duration,
     /// The command that runs the same plan again.
     pub replay: String,
+    /// The folder of the run with logs and data, if it was kept.
+    pub kept: Option<PathBuf>,
 }
 
 impl Report {
@@ -134,6 +137,9 @@ impl fmt::Display for Report {
         }
         if self.violations.len() > SHOWN_MAX {
             writeln!(f, "… and {} more", self.violations.len() - SHOWN_MAX)?;
+        }
+        if let Some(kept) = &self.kept {
+            writeln!(f, "logs and data are kept in {}", kept.display())?;
         }
         let verdict = match self.verdict() {
             Verdict::Pass => "pass".to_owned(),

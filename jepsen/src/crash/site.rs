@@ -45,8 +45,10 @@ pub struct Site {
 pub enum Written<T> {
     /// It was carried out.
     Done(Answer<T>),
-    /// It was not, and will not be.
+    /// It was not, and will not be: nothing reached a master.
     Refused,
+    /// A master said that there is nothing to do, or that it will not do it: its answer under this request id.
+    Denied,
     /// Nobody could say in time.
     Unknown,
 }
@@ -115,8 +117,9 @@ impl Site {
             let mut client = self.client(rng, Some(request));
             match tokio::time::timeout(ATTEMPT_TIMEOUT, client.post::<B, T>(path, body)).await {
                 Ok(Ok(answer)) => return Written::Done(answer),
+                Ok(Err(error)) if is_denied(&error) => return Written::Denied,
                 Ok(Err(error)) if is_refused(&error) && !unsure => return Written::Refused,
-                // A refusal after an attempt that may have been carried out says nothing about that attempt.
+                // No quorum now says nothing about an earlier attempt that may have been carried out.
                 Ok(Err(_)) | Err(_) => unsure = true,
             }
             if self.now() > deadline {
@@ -153,6 +156,20 @@ pub enum Outcome {
     Refused,
     /// Nobody knows.
     Unknown,
+}
+
+/// Whether a master judged the write itself. A request id has one answer, so this is the answer, also after attempts that may
+/// have been carried out: the checker complains if they were.
+fn is_denied(error: &ClientError) -> bool {
+    let ClientError::Refused { failure } = error else { return false };
+    match failure.code {
+        FailureCode::Invalid
+        | FailureCode::NotFound
+        | FailureCode::NoMatch
+        | FailureCode::Denied
+        | FailureCode::Conflict => true,
+        FailureCode::NoQuorum | FailureCode::Unknown | FailureCode::Busy | FailureCode::Internal => false,
+    }
 }
 
 /// Whether nothing was written for certain.

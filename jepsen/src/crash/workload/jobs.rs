@@ -58,7 +58,7 @@ async fn submit(site: &Site, process: &str, token: &str, rng: &mut ChaCha8Rng) -
     let written = site.write::<_, Submitted>(rng, "/v1/jobs", &job).await;
     let (outcome, jid) = match written {
         Written::Done(answer) => (Outcome::Done(answer.revision.0), Some(answer.value.jid)),
-        Written::Refused => (Outcome::Refused, None),
+        Written::Refused | Written::Denied => (Outcome::Refused, None),
         Written::Unknown => (Outcome::Unknown, None),
     };
     let deed = Deed::Submit { token: token.into(), job: asked, jid: jid.map(|jid| jid.to_string()) };

@@ -20,6 +20,8 @@ pub(super) async fn run(site: Site) {
         let written = site.write::<_, KeyChanges>(&mut rng, &path, &body).await;
         let (outcome, changed) = match written {
             Written::Done(answer) => (Outcome::Done(answer.revision.0), !answer.value.changed.is_empty()),
+            // The key is so already, or it is not there: an answer, and nothing changes.
+            Written::Denied => (Outcome::Done(0), false),
             Written::Refused => (Outcome::Refused, false),
             Written::Unknown => (Outcome::Unknown, false),
         };
