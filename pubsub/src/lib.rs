@@ -23,6 +23,7 @@ pub mod clock;
 pub mod disk;
 pub mod memory;
 pub mod publisher;
+pub mod refusal;
 pub mod serve;
 pub mod subscriber;
 pub mod zmq;

@@ -1,6 +1,7 @@
 //! The transports and the sessions over them, as their users see them. Loopback only.
 
 mod attacks;
+mod forgeries;
 mod offenders;
 mod sessions;
 mod stuck;
