@@ -281,5 +281,7 @@ fn parse<T: Encoded>(step: u8, body: &[u8]) -> Result<T, HandshakeError> {
     decode_bounded(body, NOISE_MESSAGE_BYTES_MAX).map_err(|cause| HandshakeError::Malformed { step, cause })
 }
 
+#[cfg(all(test, feature = "fuzzing"))]
+mod fuzz;
 #[cfg(test)]
 mod tests;
