@@ -1,9 +1,10 @@
-//! `saltern-jepsen`: `sim` runs the simulation, `crash` the crash loop over real processes.
+//! `saltern-jepsen`: `sim` runs the simulation, `crash` the crash loop and `attack` the attack list over real processes.
 //!
 //! Exit codes: 0 everything held · 1 something did not, or nobody knows · 69 this machine cannot do what was asked for.
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use saltern_jepsen::attack;
 use saltern_jepsen::crash::{self, power};
 use saltern_jepsen::sim::plan::FAULTS_DEFAULT;
 use saltern_jepsen::sim::{Options, history, run};
@@ -23,6 +24,8 @@ enum Command {
     Sim(Simulation),
     /// Three masters and eight minions as processes, killed at every fault point and at random while jobs run
     Crash(CrashLoop),
+    /// Three masters and their minions as processes, attacked on every port while jobs run
+    Attack(AttackList),
 }
 
 #[derive(Args)]
@@ -42,6 +45,19 @@ struct Simulation {
     /// Where the history of the last run is written, as JSON lines
     #[arg(long)]
     history: Option<std::path::PathBuf>,
+}
+
+#[derive(Args)]
+struct AttackList {
+    /// Decides the bytes and the addresses of the strikes
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How long the attack takes, in seconds
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
+    /// Minions of the fleet that works meanwhile
+    #[arg(long, default_value_t = 8)]
+    minions: usize,
 }
 
 #[derive(Args)]
@@ -75,6 +91,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Sim(simulation) => simulate(&simulation).map(|()| ExitCode::SUCCESS),
         Command::Crash(wanted) => crash_loop(&wanted),
+        Command::Attack(wanted) => attack_list(&wanted),
     }
 }
 
@@ -95,6 +112,15 @@ fn simulate(simulation: &Simulation) -> anyhow::Result<()> {
     }
     anyhow::ensure!(broken == 0, "{broken} violations");
     Ok(())
+}
+
+fn attack_list(wanted: &AttackList) -> anyhow::Result<ExitCode> {
+    let time = Duration::from_secs(wanted.seconds);
+    let options = attack::Options { seed: wanted.seed, time, minions: wanted.minions };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let report = runtime.block_on(attack::run(options))?;
+    println!("{report}");
+    Ok(if report.faults().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn crash_loop(wanted: &CrashLoop) -> anyhow::Result<ExitCode> {
