@@ -64,6 +64,9 @@ pub struct Config {
     pub log_keep_entries: u64,
     /// What is to be kept free on the disk of the data folder, in MiB; a share of the disk if not set. See [`crate::space`].
     pub disk_reserve_mib: Option<u64>,
+    /// Most connections from one address on each of the two ports for minions, loopback included; three quarters of all if not
+    /// set. See [`saltern_pubsub::zmq::GateLimits`].
+    pub connections_per_address_max: Option<u64>,
     /// Replicated settings as `init` seeds them.
     pub seeds: Settings,
 }
@@ -226,6 +229,7 @@ impl Config {
             snapshot_entries: layer.snapshot_entries.unwrap_or(20_000).max(1),
             log_keep_entries: layer.log_keep_entries.unwrap_or(2_000),
             disk_reserve_mib: layer.disk_reserve_mib,
+            connections_per_address_max: layer.connections_per_address_max,
             seeds: Settings {
                 keep_jobs_seconds: layer.keep_jobs_seconds.unwrap_or(defaults.keep_jobs_seconds),
                 job_ttl_ms: layer.job_ttl_ms.unwrap_or(defaults.job_ttl_ms),

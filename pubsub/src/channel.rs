@@ -183,3 +183,6 @@ impl<T: Encoded> MessageReceiver<T> {
         &self.peer
     }
 }
+
+#[cfg(test)]
+mod fuzz;

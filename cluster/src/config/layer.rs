@@ -46,6 +46,8 @@ layer! {
     mesh_port: Port,
     /// Port of the API.
     api_port: Port,
+    /// Most connections from one address, on each of the two ports for minions.
+    connections_per_address_max: u64,
     /// The data folder.
     data_dir: PathBuf,
     /// The API's unix socket.

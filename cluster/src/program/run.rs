@@ -66,7 +66,7 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
     // Everything that follows writes; what the stores would say of a disk that takes nothing is harder to read.
     require_writable(&config.data_dir)?;
     let founding = founding::pending(&SystemDisk, &config.data_dir)?;
-    let edges = edges(&credentials)?;
+    let edges = edges(&config, &credentials)?;
     // The API's addresses are taken first: a second master with the same configuration ends here, before it touches a log.
     let tcp = crate::http::bind_tcp(config.bind(config.api_port))?;
     let node = match Node::start(node_config(&config), edges, Arc::clone(&credentials), founding).await {
@@ -144,9 +144,13 @@ async fn take_no_part(credentials: &Credentials, cause: &str, remedy: &str) -> F
     Failed::Quarantined { cause: cause.into(), remedy: remedy.into() }
 }
 
-fn edges(credentials: &Arc<Credentials>) -> Result<Edges, Failed> {
+fn edges(config: &Config, credentials: &Arc<Credentials>) -> Result<Edges, Failed> {
     let mesh = tls::mesh(credentials)?;
-    let transport = ZmqTransport::new(GateLimits::default())
+    let mut limits = GateLimits::default();
+    if let Some(wanted) = config.connections_per_address_max {
+        limits.connections_per_address_max = usize::try_from(wanted).unwrap_or(usize::MAX);
+    }
+    let transport = ZmqTransport::new(limits)
         .map_err(|source| Failed::File { path: std::env::temp_dir().display().to_string(), source })?;
     let entropy = Arc::new(SystemEntropy);
     let io =

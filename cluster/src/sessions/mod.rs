@@ -46,8 +46,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Handshakes under way at one time. At about 0.3 ms of one core each they are done at once; what the bound is for are
-/// peers that say nothing for [`HANDSHAKE_TIMEOUT_MS`].
-const HANDSHAKES_MAX: usize = 512;
+/// peers that say nothing for [`HANDSHAKE_TIMEOUT_MS`]. A little more than the gate lets in unproven
+/// ([`saltern_pubsub::zmq::GateLimits::UNPROVEN_MAX`]): the gate is fair between sources, a semaphore is not.
+const HANDSHAKES_MAX: usize = 1100;
 
 /// Sessions of one master: the file descriptors of one process, three a minion, end earlier.
 const SESSIONS_MAX: u64 = 20_000;

@@ -81,8 +81,12 @@ impl fmt::Display for Report {
             let growth = most.saturating_sub(*before);
             writeln!(f, "master {}: {before} KiB before, {most} at most (+{growth}), {after} after", number + 1)?;
         }
-        let Jobs { asked, completed, slowest_ms, .. } = &self.jobs;
-        writeln!(f, "fleet: {completed} of {asked} jobs completed, the slowest in {slowest_ms} ms")?;
+        let Jobs { asked, completed, refused, slowest_ms, .. } = &self.jobs;
+        writeln!(
+            f,
+            "fleet: {completed} of {asked} jobs completed, the slowest in {slowest_ms} ms; {refused} times one was refused \
+             and asked for again"
+        )?;
         for fault in &self.jobs.faults {
             writeln!(f, "  {fault}")?;
         }

@@ -40,6 +40,13 @@ pub struct GateLimits {
     pub subscriber_queue_bytes_max: usize,
 }
 
+impl GateLimits {
+    /// Most connections that have not proved anything, as far as there are descriptors: what a fleet's return needs at one
+    /// time, and a few tens of MiB. Whoever bounds handshakes behind the gate leaves room for so many, so that the gate is
+    /// who decides.
+    pub const UNPROVEN_MAX: usize = 1024;
+}
+
 impl Default for GateLimits {
     /// As many connections as the process has descriptors for, shared between the two ports; one address never takes all.
     fn default() -> Self {
@@ -53,7 +60,7 @@ impl Default for GateLimits {
             // A fleet of thousands that comes back at once fits: its handshakes take a core a second or two.
             arrivals_per_address_per_second: 1000,
             arrivals_per_address_burst: 4096,
-            unproven_max: connections_max.min(1024),
+            unproven_max: connections_max.min(Self::UNPROVEN_MAX),
             unproven_frame_bytes_max: 4 * 1024,
             handshake_timeout: Duration::from_millis(HANDSHAKE_TIMEOUT_MS),
             stall_timeout: Duration::from_millis(UNACKNOWLEDGED_MS_MAX),

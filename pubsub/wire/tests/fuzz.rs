@@ -195,8 +195,9 @@ fn fuzz_fanout_frame() {
     let genuine = [Broadcast::Beacon(beacon()), Broadcast::Job(offer())].map(|said| sealer.seal(&said).expect("short"));
     keep!("fanout_frame", "beacon", genuine[0]);
     keep!("fanout_frame", "job", genuine[1]);
+    let public_key = master().public_key();
     fuzz!("fanout_frame", |bytes: &[u8]| {
-        let opened = FrameOpener::new(master().public_key(), key(1)).open(bytes, NOW);
+        let opened = FrameOpener::new(public_key, key(1)).open(bytes, NOW);
         assert!(opened.is_err() || genuine.iter().any(|frame| frame == bytes), "a forged frame opened: {opened:?}");
         opened.is_ok()
     });
