@@ -84,11 +84,8 @@ impl CheckReport {
                 Some(value)
             }
             Err(error) => {
-                let verdict = match &error {
-                    StoreError::Corrupt { .. } => Verdict::Corrupt,
-                    _ => Verdict::Unreadable,
-                };
-                self.add(what, verdict, error.finding());
+                let corrupt = matches!(error, StoreError::Corrupt { .. });
+                self.add(what, if corrupt { Verdict::Corrupt } else { Verdict::Unreadable }, error.finding());
                 None
             }
         }

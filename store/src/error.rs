@@ -32,7 +32,49 @@ pub enum StoreError {
         /// What is wrong with it.
         cause: String,
     },
-    /// The storage engine or the file system failed.
+    /// There is no room on the disk.
+    #[error(
+        "the disk is full: {doing} in {} failed ({cause}); free some space there, or raise the quota, and start this master \
+         again: nothing that was acknowledged is lost",
+        path.display()
+    )]
+    Full {
+        /// What was tried.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system or the engine said.
+        cause: String,
+    },
+    /// The file system takes no writes.
+    #[error(
+        "the file system is read-only: {doing} in {} failed ({cause}); a system mounts a disk with errors like that, so look \
+         at its log, make it writable and start this master again: nothing that was acknowledged is lost",
+        path.display()
+    )]
+    ReadOnly {
+        /// What was tried.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system or the engine said.
+        cause: String,
+    },
+    /// The process or the system has no file descriptor left.
+    #[error(
+        "no file descriptor is left: {doing} in {} failed ({cause}); raise the limit of open files (LimitNOFILE= of the \
+         unit) and start this master again: nothing that was acknowledged is lost",
+        path.display()
+    )]
+    Descriptors {
+        /// What was tried.
+        doing: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system or the engine said.
+        cause: String,
+    },
+    /// The storage engine or the file system failed in another way.
     #[error("storage failed while {doing} in {}: {cause}", path.display())]
     Engine {
         /// What was tried.
@@ -66,15 +108,41 @@ pub enum StoreError {
 impl StoreError {
     /// A file system error at `path`.
     pub(crate) fn file(doing: &'static str, path: &Path, source: &io::Error) -> Self {
-        Self::Engine { doing, path: path.to_path_buf(), cause: source.to_string() }
+        Self::engine(doing, path, source.to_string())
+    }
+
+    /// A failure that an engine or the system put into words. What an operator can put right has a variant of its own; the
+    /// words are those of the C library, which both use.
+    pub(crate) fn engine(doing: &'static str, path: &Path, cause: String) -> Self {
+        let path = path.to_path_buf();
+        let says = |words: [&str; 2]| words.iter().any(|words| cause.contains(words));
+        if says(["No space left on device", "Disk quota exceeded"]) {
+            Self::Full { doing, path, cause }
+        } else if says(["Read-only file system", "read-only file system"]) {
+            Self::ReadOnly { doing, path, cause }
+        } else if says(["Too many open files", "Too many open files in system"]) {
+            Self::Descriptors { doing, path, cause }
+        } else {
+            Self::Engine { doing, path, cause }
+        }
+    }
+
+    /// Whether the disk refused a write, which no other copy of the data is to blame for.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        match self {
+            Self::Full { .. } | Self::ReadOnly { .. } | Self::Descriptors { .. } | Self::Engine { .. } => true,
+            Self::Folder { .. }
+            | Self::Locked { .. }
+            | Self::Corrupt { .. }
+            | Self::Order { .. }
+            | Self::Snapshot { .. }
+            | Self::Broken => false,
+        }
     }
 
     /// What is wrong, without what to do about it: for a list of many findings.
     pub(crate) fn finding(&self) -> String {
-        match self {
-            Self::Corrupt { what, cause } => format!("{what}: {cause}"),
-            _ => self.to_string(),
-        }
+        if let Self::Corrupt { what, cause } = self { format!("{what}: {cause}") } else { self.to_string() }
     }
 
     /// Bytes that are not what was written.
@@ -86,5 +154,32 @@ impl StoreError {
 impl From<StoreError> for io::Error {
     fn from(error: StoreError) -> Self {
         Self::other(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::Engine;
+    use crate::kv::rocks::RocksEngine;
+
+    #[test]
+    fn what_an_operator_can_put_right_is_named_with_what_to_do() {
+        for (cause, says) in [
+            ("IO error: No space left on device: While appending to file: /d/000004.log", "the disk is full"),
+            ("Disk quota exceeded (os error 122)", "raise the quota"),
+            ("IO error: Read-only file system: While open a file for appending", "make it writable"),
+            ("IO error: Too many open files: While open a file for random read", "LimitNOFILE"),
+            ("IO error: Input/output error", "storage failed while writing"),
+        ] {
+            let text = StoreError::engine("writing", Path::new("/d"), cause.into()).to_string();
+            assert!(text.contains(says) && text.contains(cause) && text.contains("/d"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_device_without_room_is_full() {
+        let refused = RocksEngine.append_file(Path::new("/dev/full"), b"x").expect_err("it takes nothing");
+        assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
     }
 }

@@ -10,11 +10,14 @@
 //!                       │               └─ table: rows · overlay: changes of one call · index: what is hot, in memory
 //!                       └────┬─────┘
 //!                            kv: rocks (the real one) | memory (the simulation)
+//!
+//!   folder: the three opened together · mark: how far the log had come · sound: what is doubted · check: offline
 //! ```
 //!
 //! **Invariants.** [`machine`] is deterministic: equal logs make equal rows, on either engine. Effects of a call and the
-//! position behind them are one batch. The log acknowledges only what is synced. Everything stored is versioned; what
-//! cannot be read stops this master instead of being served.
+//! position behind them are one batch. The log acknowledges only what is synced. Everything stored is versioned and has a
+//! checksum, of ours or of the engine's blocks; what cannot be read is noted in [`Soundness`] and stops this master instead of
+//! being served, voted on or sent. What this crate cannot see is a data folder that was put back as a whole.
 //!
 //! **It refuses** to know about tokio, sockets, Raft or the wall clock. Calls block; whoever must not block calls from a
 //! thread of its own.
@@ -27,6 +30,8 @@ pub mod command;
 pub mod error;
 pub mod folder;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod index;
 pub mod kv;
 pub mod log;

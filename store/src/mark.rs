@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 /// Its name in the data folder.
 pub const FILE: &str = "mark";
 /// Bytes of a slot: one page, so that two slots never share one.
-const SLOT_BYTES: usize = 4096;
+pub(crate) const SLOT_BYTES: usize = 4096;
 /// Slots of the file.
 const SLOTS: usize = 2;
 /// Bytes of the file.
@@ -92,7 +92,7 @@ impl MarkRow {
         Ok(())
     }
 
-    fn seal(&self) -> Result<Vec<u8>, String> {
+    pub(crate) fn seal(&self) -> Result<Vec<u8>, String> {
         let record = saltern_wire::encode(self);
         let len = u16::try_from(record.len()).ok().filter(|len| usize::from(*len) <= SLOT_BYTES - HEADER_BYTES);
         let len = len.ok_or_else(|| format!("its record has {} bytes, more than a slot takes", record.len()))?;
@@ -104,7 +104,7 @@ impl MarkRow {
     }
 
     /// The inverse of [`MarkRow::seal`], or what is wrong with the slot.
-    fn open(slot: &[u8]) -> Result<Self, String> {
+    pub(crate) fn open(slot: &[u8]) -> Result<Self, String> {
         if slot.len() != SLOT_BYTES {
             return Err(format!("it has {} bytes, a slot has {SLOT_BYTES}", slot.len()));
         }

@@ -33,9 +33,12 @@ impl Soundness {
         }
     }
 
-    /// Notes that a write or sync failed, so that nobody knows what is on the disk. The first one stays.
+    /// Notes that a write or sync failed, so that nobody knows what is on the disk. The first one stays. If it failed because
+    /// of corrupt bytes, they are the cause.
     pub fn fail(&self, error: &StoreError) {
-        self.doubt(error);
+        if matches!(error, StoreError::Corrupt { .. }) {
+            return self.doubt(error);
+        }
         if self.shared.failed.set(error.to_string()).is_ok() {
             tracing::error!(%error, "this master's disk takes no more writes: it stops");
         }

@@ -126,7 +126,7 @@ impl State {
         }
         // Cleared at the end only: a panic in between leaves the state unusable, too.
         live.broken = true;
-        let done = live.apply(items).inspect_err(|error| self.soundness.doubt(error))?;
+        let done = live.apply(items).inspect_err(|error| self.note(error))?;
         fault_point!("apply.after");
         live.broken = false;
         Ok(done)
@@ -195,6 +195,13 @@ impl State {
         let folder = self.dir.join(folder_name(old.number));
         drop(old);
         self.engine.remove(&folder)
+    }
+
+    fn note(&self, error: &StoreError) {
+        if error.is_of_the_disk() {
+            self.soundness.fail(error);
+        }
+        self.soundness.doubt(error);
     }
 
     /// Reads rows for a view. What turns out to be corrupt is noted, and nothing is read any more: not served.

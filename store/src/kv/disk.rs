@@ -14,7 +14,12 @@ const FIXED_BYTES_MAX: usize = 64 * 1024;
 
 /// Makes `dir` and its parents with mode 0700 and checks that a file can be made in it.
 pub(crate) fn make_folder(dir: &Path) -> Result<(), StoreError> {
-    let refuse = |source| StoreError::Folder { path: dir.to_path_buf(), source };
+    // A folder that has no room, or cannot be written for another reason of the disk, is none that was badly chosen.
+    let refuse = |source: std::io::Error| {
+        let named = StoreError::file("making a file", dir, &source);
+        let badly_chosen = matches!(named, StoreError::Engine { .. });
+        if badly_chosen { StoreError::Folder { path: dir.to_path_buf(), source } } else { named }
+    };
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]

@@ -114,7 +114,7 @@ fn open_error(dir: &Path, error: &rocksdb::Error) -> StoreError {
     if cause.starts_with("Corruption") || cause.contains("No such file or directory") {
         return StoreError::corrupt(format!("the database in {}", dir.display()), cause);
     }
-    StoreError::Engine { doing: "opening the database", path: dir.to_path_buf(), cause }
+    StoreError::engine("opening the database", dir, cause)
 }
 
 impl RocksKv {
@@ -123,7 +123,7 @@ impl RocksKv {
         if cause.starts_with("Corruption") {
             return StoreError::corrupt(format!("the database in {}", self.path.display()), cause);
         }
-        StoreError::Engine { doing, path: self.path.clone(), cause }
+        StoreError::engine(doing, &self.path, cause)
     }
 
     fn family(&self, table: Table) -> Result<&ColumnFamily, StoreError> {

@@ -37,6 +37,8 @@ use std::path::Path;
 use std::sync::Arc;
 use writer::{Op, Writer};
 
+pub(crate) use writer::parse_generation;
+
 /// Entries kept in memory, in bytes of their encoding: what followers that keep up still need, many times over.
 const TAIL_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -91,6 +93,8 @@ pub(crate) struct Tail<E> {
     begin: u64,
     last: Option<u64>,
     purged: Option<Purged>,
+    /// How often it was truncated.
+    cuts: u64,
     vote: Option<Vec<u8>>,
     committed: Option<Vec<u8>>,
 }
@@ -168,9 +172,10 @@ impl<E: LogEntry> Log<E> {
             Bound::Unbounded => u64::MAX,
         };
         let mut taken = Taken { entries: Vec::new(), bytes: 0, bytes_max: bytes_max.unwrap_or(usize::MAX) };
+        let cuts = self.writer.lock().tail.cuts;
         let (start, split, cached) = self.lock_and_split(start, end, taken.bytes_max);
         if start < split {
-            self.read_disk(start, split, &mut taken)?;
+            self.read_disk(start, split, cuts, &mut taken)?;
             if (taken.entries.len() as u64) < split - start {
                 return Ok(taken.entries);
             }
@@ -206,22 +211,28 @@ impl<E: LogEntry> Log<E> {
     }
 
     /// Reads `[start, end)` from the disk.
-    fn read_disk(&self, start: u64, end: u64, taken: &mut Taken<E>) -> Result<(), StoreError> {
+    /// `cuts`: how often the log had been truncated before the range was looked at.
+    fn read_disk(&self, start: u64, end: u64, cuts: u64, taken: &mut Taken<E>) -> Result<(), StoreError> {
         let span = Span::between(table::log_key(start), table::log_key(end));
-        let (mut next, mut wrong) = (start, None);
+        let (mut next, mut wrong, mut full) = (start, None, false);
+        // A purge or a truncation may have overtaken this read: then there is nothing to complain about.
+        let is_gone = |index: u64| {
+            let queue = self.writer.lock();
+            queue.tail.cuts != cuts || queue.tail.purged.as_ref().is_some_and(|purged| purged.index >= index)
+        };
         self.writer.kv().visit(Table::Log, &span, Direction::Forward, &mut |key, row| {
             let read = table::log_index(key).and_then(|index| {
                 if index != next {
-                    // A purge may have overtaken this read: then there is nothing to complain about.
-                    let gone = self.purged().is_some_and(|purged| purged.index >= next);
-                    return if gone { Ok(None) } else { Err(missing(next, index)) };
+                    return if is_gone(next) { Ok(None) } else { Err(missing(next, index)) };
                 }
                 Ok(Some((decode::<E>(index, row)?, row.len())))
             });
             match read {
                 Ok(Some((entry, len))) => {
                     next += 1;
-                    taken.add(entry, len)
+                    let flow = taken.add(entry, len);
+                    full = flow.is_break();
+                    flow
                 }
                 Ok(None) => ControlFlow::Break(()),
                 Err(error) => {
@@ -230,6 +241,9 @@ impl<E: LogEntry> Log<E> {
                 }
             }
         })?;
+        if wrong.is_none() && next < end && !full && !is_gone(next) {
+            wrong = Some(missing(next, end));
+        }
         wrong.map_or(Ok(()), Err)
     }
 
@@ -353,11 +367,12 @@ impl<E: LogEntry> Tail<E> {
             bytes: 0,
             begin: 0,
             last: None,
+            cuts: 0,
             vote: meta(writer::VOTE)?,
             committed: meta(writer::COMMITTED)?,
             purged,
         };
-        let generation = meta(writer::GENERATION)?.map(|row| writer::generation(&row)).transpose()?;
+        let generation = meta(writer::GENERATION)?.map(|row| parse_generation(&row)).transpose()?;
         let mut standing = MarkRow {
             generation: generation.unwrap_or(0),
             vote: tail.vote.clone(),
@@ -420,6 +435,7 @@ impl<E: LogEntry> Tail<E> {
     }
 
     fn truncate(&mut self, from: u64) {
+        self.cuts += 1;
         while let Some((_, len, _)) = self.entries.pop_back_if(|(entry, ..)| entry.index() >= from) {
             self.bytes -= len;
         }
@@ -436,7 +452,7 @@ impl<E: LogEntry> Tail<E> {
     }
 }
 
-fn split_purged(row: &[u8]) -> Result<Purged, StoreError> {
+pub(crate) fn split_purged(row: &[u8]) -> Result<Purged, StoreError> {
     let (index, position) =
         row.split_first_chunk::<8>().ok_or_else(|| StoreError::corrupt("the log's beginning", "it has no index"))?;
     Ok(Purged { index: u64::from_be_bytes(*index), position: position.to_vec() })

@@ -314,7 +314,7 @@ fn meta_key(name: &str) -> Vec<u8> {
 }
 
 /// The number in a generation's record.
-pub(super) fn generation(row: &[u8]) -> Result<u64, StoreError> {
+pub(crate) fn parse_generation(row: &[u8]) -> Result<u64, StoreError> {
     let wrong = |_| StoreError::corrupt("the log's generation", "it does not have 8 bytes");
     row.try_into().map(u64::from_be_bytes).map_err(wrong)
 }

@@ -49,7 +49,7 @@ impl Encoded for Manifest {
 
 impl Manifest {
     /// Describes files that are whole.
-    pub(super) fn new(
+    pub(crate) fn new(
         applied: u64,
         position: Option<Vec<u8>>,
         membership: Option<Vec<u8>>,

@@ -1,15 +1,16 @@
 //! A data folder on a disk that lies, one kind of harm at a time.
 
-use crate::entry::entries;
+use crate::entry::{Entry, entries};
 use crate::rot::{Data, Outcome, Truth, append, copy_tree, files, flip, folder, judge, open, verify};
 use crate::world::{World, found};
 use saltern_store::command::Command;
 use saltern_store::kv::Engine;
 use saltern_store::kv::rocks::RocksEngine;
-use saltern_store::{FlushBy, StoreError, Stores, Verdict, check};
+use saltern_store::{FlushBy, Log, StoreError, Stores, Verdict, check};
 use saltern_wire::LogicalTime;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 /// The one file below `folder` whose name ends with `ending` and whose content has `needle`, and where it has it.
 fn find(folder: &Path, ending: &str, needle: &[u8]) -> (PathBuf, u64) {
@@ -226,7 +227,7 @@ fn a_folder_that_is_open_is_not_checked() {
     const DIR: &str = "SALTERN_TEST_CHECK";
     // The lock belongs to a process: a second one looks.
     if let Some(dir) = std::env::var_os(DIR) {
-        let error = check::<crate::entry::Entry>(&RocksEngine, Path::new(&dir)).expect_err("it is open");
+        let error = check::<Entry>(&RocksEngine, Path::new(&dir)).expect_err("it is open");
         assert!(matches!(error, StoreError::Locked { .. }), "{error}");
         return;
     }
@@ -254,9 +255,45 @@ fn an_empty_folder_is_sound_and_says_so() {
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "and nothing is made in it");
     let memory = Arc::new(saltern_store::kv::memory::MemoryEngine::new());
     let at = Path::new("m");
-    let stores = Stores::<crate::entry::Entry>::open(memory.clone(), at, FlushBy::Caller).unwrap();
+    let stores = Stores::<Entry>::open(memory.clone(), at, FlushBy::Caller).unwrap();
     append(&stores.log, 1..=3);
-    assert!(matches!(check::<crate::entry::Entry>(&*memory, at), Err(StoreError::Locked { .. })));
+    assert!(matches!(check::<Entry>(&*memory, at), Err(StoreError::Locked { .. })));
     drop(stores);
-    assert!(check::<crate::entry::Entry>(&*memory, at).unwrap().is_sound());
+    assert!(check::<Entry>(&*memory, at).unwrap().is_sound());
+}
+
+/// Entries that nobody has in memory are read again when a follower needs them: then it shows.
+#[test]
+fn a_bit_of_an_old_log_entry_is_found_when_it_is_read_for_a_follower() {
+    const LARGE: usize = 400_000;
+    let dir = folder();
+    let Stores { log, soundness, .. } = open(dir.path()).unwrap();
+    let write = |log: &Log<Entry>, index: u64| {
+        let (sender, done) = channel();
+        let text = format!("entry {index} {}", "x".repeat(LARGE));
+        log.append(vec![Entry { index, text }], Box::new(move |result| sender.send(result).unwrap()));
+        done.recv().unwrap().unwrap();
+    };
+    (1..=60).for_each(|index| write(&log, index));
+    drop((log, soundness));
+    let Stores { log, soundness, .. } = open(dir.path()).unwrap();
+    assert_eq!(log.read(3..=3, None).unwrap()[0].index, 3, "24 MB, the tail keeps 16");
+    for (table, len) in files(&dir.path().join("log")) {
+        if table.to_string_lossy().ends_with(".sst") && len > 100 {
+            // In place: the engine holds the file open, and the block of entry 3 in its cache.
+            let path = dir.path().join("log").join(table);
+            let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+            let mut byte = [0];
+            for at in (0..len).step_by(64) {
+                std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, at).unwrap();
+                std::os::unix::fs::FileExt::write_all_at(&file, &[byte[0] ^ 1], at).unwrap();
+            }
+        }
+    }
+    let refused = log.read(1..=20, None).unwrap_err();
+    assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused}");
+    assert!(soundness.cause().is_some(), "and noted");
+    let (sender, done) = channel();
+    log.save_vote(b"vote".to_vec(), Box::new(move |result| sender.send(result.is_err()).unwrap()));
+    assert!(done.recv().unwrap(), "no vote any more");
 }
