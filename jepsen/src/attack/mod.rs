@@ -25,7 +25,6 @@ use report::Report;
 use rogues::{ROGUES, Rogue, Rogues};
 use saltern_wire::api::KeyView;
 use saltern_wire::key::KeyState;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use strangers::{STRANGERS, Stranger};
@@ -102,7 +101,6 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
         memory,
         sessions: (before, after),
         dead: world.cluster.fleet.first_dead(),
-        refused: BTreeMap::new(),
     })
 }
 

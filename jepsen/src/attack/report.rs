@@ -25,8 +25,6 @@ pub struct Report {
     pub sessions: (Sessions, Sessions),
     /// A process that ended, with the end of its log.
     pub dead: Option<String>,
-    /// What the masters counted at their gates, summed up.
-    pub refused: BTreeMap<String, u64>,
 }
 
 impl Report {
@@ -71,11 +69,6 @@ impl fmt::Display for Report {
             let Strikes { done, cut, kept, unreached } = strikes;
             writeln!(f, "  {kind:<34} {done:>8} {cut:>8} {kept:>6} {unreached:>10}")?;
         }
-        let counted = self.refused.iter().filter(|(_, count)| **count > 0);
-        let counted: Vec<_> = counted.map(|(name, count)| format!("{name} {count}")).collect();
-        if !counted.is_empty() {
-            writeln!(f, "at the gates: {}", counted.join(", "))?;
-        }
         for (number, memory) in self.memory.iter().enumerate() {
             let Memory { before, most, after } = memory;
             let growth = most.saturating_sub(*before);
@@ -117,7 +110,6 @@ mod tests {
             memory: vec![Memory { before: 10, most: 20, after: 15 }],
             sessions: (sessions.clone(), sessions),
             dead: None,
-            refused: BTreeMap::new(),
         }
     }
 
