@@ -7,11 +7,12 @@
 //!   rejoin: the old certificate, over the mesh, at any other master ─▶ grant ─▶ the old data aside, the new credentials in place
 //! ```
 //!
-//! **Invariants.** Both write into a folder that holds nothing yet, and `master.json` last: whoever is killed half way
+//! **Invariants.** `init` and `join` write into a folder that holds nothing yet, and `master.json` last: whoever is killed half way
 //! through leaves a folder that still counts as empty, and whoever fails leaves nothing. A joiner believes nobody but the CA
 //! whose fingerprint is in its token.
 //!
-//! **It refuses** to found or join over another master's files. A wiped or damaged master joins again and gets a new id.
+//! **It refuses** to found or join over another master's files. A wiped master joins again, a damaged one rejoins; both get a
+//! new id.
 
 pub mod grant;
 mod init;

@@ -1,9 +1,10 @@
-//! The commands of `saltern-master`: `init`, `join`, `run`, `rejoin`, and their exit codes.
+//! The commands of `saltern-master`: `init`, `join`, `run`, `rejoin`, `check`, and their exit codes.
 //!
 //! A command that fails says so in one line on stderr. Exit codes are those of sysexits.h: 64 usage, 65 data that cannot be
 //! trusted, 69 no master reachable, 70 a fault of the master, 71 the system, 74 the disk, 75 try again, 77 denied,
 //! 78 configuration.
 
+mod check;
 mod claim;
 mod run;
 
@@ -17,6 +18,7 @@ use claim::{Claim, ClaimError};
 use clap::{Parser, Subcommand};
 use saltern_pubsub::clock::{SystemClock, SystemEntropy};
 use saltern_pubsub::disk::SystemDisk;
+use saltern_store::StoreError;
 
 /// One master of a Saltern cluster.
 #[derive(Debug, Parser)]
@@ -49,6 +51,12 @@ enum MasterCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Verify the data folder of a master that is not running; changes nothing. Exit 0: sound, 65: not, 75: in use
+    Check {
+        /// How the report is written
+        #[arg(long, short = 'o', value_enum, default_value = "table")]
+        output: check::Format,
+    },
 }
 
 /// Why a command failed, with its exit code.
@@ -72,6 +80,8 @@ enum Failed {
     Listen(#[from] crate::http::ListenError),
     #[error("TLS cannot be set up: {0}")]
     Pki(#[from] pki::PkiError),
+    #[error("the data folder cannot be checked: {0}")]
+    Unchecked(StoreError),
     #[error(transparent)]
     Disk(#[from] DiskFault),
     #[error("this master stopped because a write to {folder} failed: {cause}. Nothing that it acknowledged is lost")]
@@ -97,6 +107,8 @@ impl Failed {
             Self::Founding(_) | Self::Credentials(_) | Self::Start(_) | Self::Listen(_) | Self::File { .. } => 78,
             Self::Quarantined { .. } => EXIT_CORRUPT,
             Self::Disk(_) | Self::Write { .. } => EXIT_DISK,
+            Self::Unchecked(StoreError::Locked { .. }) => 75,
+            Self::Unchecked(_) => 78,
             Self::Pki(_) | Self::Core(_) => 70,
         }
     }
@@ -105,7 +117,7 @@ impl Failed {
 /// Runs one command to its end and gives its exit code.
 pub async fn main_of(arguments: Arguments) -> u8 {
     match carry_out(arguments).await {
-        Ok(()) => 0,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("saltern-master: {error}");
             error.exit_code()
@@ -113,27 +125,36 @@ pub async fn main_of(arguments: Arguments) -> u8 {
     }
 }
 
-async fn carry_out(arguments: Arguments) -> Result<(), Failed> {
+async fn carry_out(arguments: Arguments) -> Result<u8, Failed> {
     let uname = rustix::system::uname();
     let config = Config::load(&arguments.flags, std::env::vars(), &uname.nodename().to_string_lossy())?;
     match arguments.command {
         MasterCommand::Init => {
             println!("{}", founding::init(&config, &SystemDisk, &SystemEntropy, &SystemClock::new())?);
-            Ok(())
+            Ok(0)
         }
         MasterCommand::Join { token } => {
             println!("{}", founding::join(&config, &token, &SystemDisk, &SystemEntropy).await?);
-            Ok(())
+            Ok(0)
         }
         MasterCommand::Run => {
             let _claim = Claim::take(&config.data_dir)?;
-            run::run(config, &arguments.flags.with_command("rejoin")).await
+            run::run(config, &arguments.flags.with_command("rejoin")).await.map(|()| 0)
         }
         MasterCommand::Rejoin { force } => {
             let _claim = Claim::take(&config.data_dir)?;
             let (disk, entropy, clock) = (SystemDisk, SystemEntropy, SystemClock::new());
             println!("{}", founding::rejoin(&config, force, &disk, &entropy, &clock).await?);
-            Ok(())
+            Ok(0)
+        }
+        MasterCommand::Check { output } => {
+            let _claim = Claim::take(&config.data_dir)?;
+            let folder = config.data_dir.clone();
+            let looked = tokio::task::spawn_blocking(move || check::look(&folder)).await;
+            let report = looked.map_err(|error| Failed::Core(format!("the check ended early: {error}")))?;
+            let report = report.map_err(Failed::Unchecked)?;
+            print!("{}", check::render(&report, &config.data_dir, output, &arguments.flags.with_command("rejoin")));
+            Ok(check::exit_code(&report))
         }
     }
 }

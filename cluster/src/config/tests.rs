@@ -116,3 +116,16 @@ fn every_place_is_named_when_it_is_wrong() {
     let flags = Flags { id: Some("7".into()), ..here };
     assert_eq!(Config::load(&flags, [], "host").expect("digits are a name").id, "7");
 }
+
+#[test]
+fn a_remedy_repeats_the_flags_as_they_were_given() {
+    let flags = Flags {
+        config: Some("/etc/m.yaml".into()),
+        data_dir: Some("/srv/m".into()),
+        ret_port: Some("4600".into()),
+        ..Flags::default()
+    };
+    let line = "saltern-master rejoin --config /etc/m.yaml --ret-port 4600 --data-dir /srv/m";
+    assert_eq!(flags.with_command("rejoin"), line);
+    assert_eq!(Flags::default().with_command("run"), "saltern-master run");
+}

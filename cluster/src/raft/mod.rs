@@ -24,4 +24,7 @@ pub mod types;
 /// The target under which the library below writes its own log lines.
 pub const LOG_TARGET: &str = "openraft";
 
+/// An entry as it stands in the log, for whoever reads a log without running it.
+pub type StoredEntry = types::LogRecord;
+
 pub use group::{Group, GroupConfig, GroupError, LeaderState};
