@@ -144,3 +144,29 @@ async fn an_impersonator_and_a_stranger_to_the_ca_get_nothing() -> anyhow::Resul
     assert!(!String::from_utf8_lossy(&output.stdout).contains("minion-9"), "{}", said(&output));
     Ok(())
 }
+
+/// The refusal of a decision is an answer as well: it stands in the log under its request id. Otherwise a retry at a master
+/// that has not heard of the first attempt yet could call it refused, and the first attempt could happen after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_decision_that_found_nothing_stays_refused_under_its_request_id() -> anyhow::Result<()> {
+    let mut world = World::masters_of(Wish { masters: 1, minions: 1, ..Wish::default() }).await?;
+    let socket = world.cluster.fleet.masters[0].socket();
+    let request = saltern_wire::RequestId::from_bytes([7; 16]);
+    let again = || {
+        let server = saltern_ops::client::server::Server::Unix(socket.clone());
+        let entropy = std::sync::Arc::new(saltern_pubsub::clock::SystemEntropy);
+        saltern_ops::client::Client::new(vec![server], entropy, Some(request))
+    };
+    let first = again().post::<_, KeyChanges>("/v1/keys/accept", &of("minion-1")).await;
+    let refused = first.expect_err("there is no such key yet").to_string();
+    assert!(refused.contains("matches no"), "{refused}");
+    let pin = world.cluster.ca_fingerprint.clone();
+    world.cluster.fleet.write_minion(0, &pin)?;
+    world.cluster.fleet.start_minion(0)?;
+    wait_for_key(&mut world, 0, "minion-1", Some(KeyState::Pending)).await?;
+    let second = again().post::<_, KeyChanges>("/v1/keys/accept", &of("minion-1")).await?.value;
+    assert_eq!(second, KeyChanges::default(), "the first answer");
+    wait_for_key(&mut world, 0, "minion-1", Some(KeyState::Pending)).await?;
+    assert_eq!(decide(&world, 0, "accept", "minion-1").await?.changed.len(), 1, "under another id");
+    Ok(())
+}

@@ -116,10 +116,29 @@ async fn decide(
         changed.extend(keys);
         step += 1;
         if last {
+            if changed.is_empty() {
+                // The first attempt found nothing to decide. If that is still so, it is said in the same words.
+                select(&all_keys(api.truth.state())?, decision, wanted)?;
+            }
             return Ok(api.answer(KeyChanges { changed: changed.iter().map(view).collect() }));
         }
     }
-    let selected = select(&all_keys(api.truth.state())?, decision, wanted)?;
+    let selected = match select(&all_keys(api.truth.state())?, decision, wanted) {
+        Ok(selected) => selected,
+        Err(refusal) if refusal.0.code == FailureCode::Invalid => return Err(refusal),
+        Err(refusal) => {
+            // Nothing to decide, as this master sees it. An earlier attempt under this request id, at a master that has died
+            // since, may still be on its way into the log: the refusal goes there as well, and whichever comes first is the
+            // answer.
+            let command = decision.command(Vec::new(), operator.0.clone());
+            let committed = api.truth.propose(Lane::Control, command, Some(step_name(name, step))).await?;
+            changed.extend(changed_keys(committed.applied?)?);
+            if changed.is_empty() {
+                return Err(refusal);
+            }
+            return Ok(api.answer(KeyChanges { changed: changed.iter().map(view).collect() }));
+        }
+    };
     for keys in selected.chunks(KEYS_PER_ENTRY_MAX) {
         let command = decision.command(keys.to_vec(), operator.0.clone());
         let committed = api.truth.propose(Lane::Control, command, Some(step_name(name, step))).await?;

@@ -275,7 +275,8 @@ fn raft_config(config: &GroupConfig) -> Config {
         // A follower that lags by less than this catches up from the log.
         replication_lag_threshold: config.snapshot_entries * 2,
         max_payload_entries: 256,
-        purge_batch_size: 256,
+        // A log that is kept short is purged as often as snapshots are made.
+        purge_batch_size: config.snapshot_entries.clamp(1, 256),
         ..Config::default()
     }
 }

@@ -74,11 +74,19 @@ pub struct Done {
 /// Runs the crash loop in a folder of its own, which stays when something is wrong.
 pub async fn run(options: Options) -> anyhow::Result<Done> {
     let folder = tempfile::Builder::new().prefix("saltern-crash-").tempdir()?;
-    let mut done = run_in(&options, folder.path()).await?;
-    if done.report.verdict() != check::Verdict::Pass {
-        done.report.kept = Some(folder.keep());
+    match run_in(&options, folder.path()).await {
+        Ok(mut done) => {
+            if done.report.verdict() != check::Verdict::Pass {
+                done.report.kept = Some(folder.keep());
+            }
+            Ok(done)
+        }
+        Err(error) if error.downcast_ref::<power::PowerError>().is_some() => Err(error),
+        Err(error) => {
+            let seed = options.seed;
+            Err(error.context(format!("seed {seed}: logs and data are kept in {}", folder.keep().display())))
+        }
     }
-    Ok(done)
 }
 
 async fn run_in(options: &Options, folder: &Path) -> anyhow::Result<Done> {
@@ -161,6 +169,7 @@ async fn under_load(
     while let Some(ended) = clients.join_next().await {
         ended?;
     }
+    nemesis.notice_the_dead().await?;
     Ok((nemesis.seen, nemesis.tally))
 }
 

@@ -219,7 +219,16 @@ impl Nemesis<'_> {
         hurt.insert(victim);
         self.tally.happened(place, action);
         if point.program == Program::Supervisor {
-            self.tally.supervisors += u32::from(action.is_deadly());
+            // Minions write to their outbox themselves when they report that a job was interrupted.
+            let died =
+                happened.ending.is_some() || self.process(victim).as_mut().is_some_and(|own| own.ending().is_some());
+            if died {
+                *self.process(victim) = None;
+                self.tally.killed += 1;
+                dead.insert(victim);
+            } else {
+                self.tally.supervisors += u32::from(action.is_deadly());
+            }
             return;
         }
         let patience = match action {
@@ -403,7 +412,7 @@ impl Nemesis<'_> {
     }
 
     /// A process that ended without having been struck is a finding; it is started again.
-    async fn notice_the_dead(&mut self) -> anyhow::Result<()> {
+    pub async fn notice_the_dead(&mut self) -> anyhow::Result<()> {
         let all = (0..MASTERS).map(Member::Master).chain((0..MINIONS).map(Member::Minion));
         let mut dead = BTreeSet::new();
         for member in all {

@@ -136,6 +136,13 @@ impl AgentHandle {
         self.status.clone().wait_for(wanted).await.ok().map(|status| status.clone())
     }
 
+    /// Waits until the loop has ended, which it does by itself only when it panics.
+    pub async fn ended(&self) {
+        let mut status = self.status.clone();
+        // Only the loop's end closes the channel.
+        while status.changed().await.is_ok() {}
+    }
+
     /// Ends the loop and waits for it. Supervised jobs run on.
     pub async fn stop(self) {
         self.token.cancel();

@@ -1,6 +1,7 @@
 //! The command line of `saltern-minion`.
 //!
-//! Exit codes: 0 well · 1 a function failed · 64 the command line is wrong · 78 the configuration or the data folder is.
+//! Exit codes: 0 well · 1 a function failed · 64 the command line is wrong · 70 a fault of the minion itself ·
+//! 78 the configuration or the data folder is wrong.
 //! Every complaint is one line on standard error.
 
 mod nested;
@@ -30,6 +31,9 @@ use tracing_subscriber::EnvFilter;
 
 /// sysexits.h: the command line is wrong.
 const EXIT_USAGE: u8 = 64;
+
+/// sysexits.h: a fault of the program itself.
+const EXIT_SOFTWARE: u8 = 70;
 
 /// sysexits.h: something is configured wrong.
 const EXIT_CONFIG: u8 = 78;
@@ -222,6 +226,10 @@ async fn serve(config: Config) -> Result<ExitCode, Failed> {
     tokio::select! {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
+        // A process without its loop would look alive and take no job; whoever started it starts it again.
+        () = agent.ended() => {
+            return Err(Failed { line: "the agent's loop has ended by a fault of its own".into(), code: EXIT_SOFTWARE });
+        }
     }
     agent.stop().await;
     Ok(ExitCode::SUCCESS)

@@ -10,7 +10,7 @@
 //! a frame that was begun is finished first.
 
 use super::crowd::Place;
-use super::frame::{control, pong};
+use super::frame::{FrameError, control, pong};
 use super::limits::GateLimits;
 use super::offence::{CutReason, Logbook, count};
 use super::stream::{FrameReader, StreamError, write_all};
@@ -146,7 +146,7 @@ pub(super) async fn relay(streams: Streams, connection: Connection, logbook: Log
         let stall_timeout = limits.stall_timeout;
         let ways_out = WayOut { outer: &outer, place, flow: &flow, stall_timeout, logbook: &logbook };
         tokio::select! {
-            reason = inbound(outer_reader, &inner, &mut unwritten, &flow, heartbeats) => reason,
+            reason = inbound(outer_reader, &inner, &mut unwritten, (&flow, limits.handshake_timeout), heartbeats) => reason,
             reason = outbound(inner_reader, ways_out, answers) => reason,
             reason = lingered(&flow) => reason,
             reason = crowded(cut) => reason,
@@ -168,11 +168,15 @@ pub(super) async fn relay(streams: Streams, connection: Connection, logbook: Log
 }
 
 /// From TCP to the socket behind.
+///
+/// A minion that has done its part of the handshake may send what waits for a master at once, before the master has answered
+/// and thereby said that it is proven. Its large frame is left where it is until then; a stranger's is refused for its size
+/// when `patience` is over, and never read.
 async fn inbound(
     mut reader: FrameReader<'_, TcpStream>,
     inner: &UnixStream,
     unwritten: &mut Bytes,
-    flow: &Flow,
+    (flow, patience): (&Flow, Duration),
     heartbeats: mpsc::Sender<Bytes>,
 ) -> CutReason {
     let mut proven = false;
@@ -187,7 +191,15 @@ async fn inbound(
                     proven = true;
                     reader.widen(NOISE_MESSAGE_BYTES_MAX);
                 }
-                frame = reader.next() => break frame,
+                frame = reader.next() => match frame {
+                    Err(StreamError::Frame(FrameError::Large { len, .. })) if !proven && len <= NOISE_MESSAGE_BYTES_MAX as u64 => {
+                        // Nothing of the frame was taken: it is looked at again when the limit is another one.
+                        if tokio::time::timeout(patience, flow.proven.cancelled()).await.is_err() {
+                            break frame;
+                        }
+                    }
+                    frame => break frame,
+                },
             }
         };
         let frame = match frame {

@@ -87,6 +87,28 @@ async fn a_stranger_is_not_believed_a_large_frame_before_it_has_proved_itself() 
     master.still_serves().await;
 }
 
+/// A minion with a large return in its outbox sends it as soon as its own part of the handshake is done.
+#[tokio::test]
+async fn a_large_frame_that_comes_before_the_proof_waits_for_it() {
+    let limits = GateLimits { unproven_frame_bytes_max: 4096, handshake_timeout: Duration::from_secs(5), ..quick() };
+    let mut master = Master::start(limits).await;
+    let (mut minion, mut served) = connected(&master.transport, &mut *master.listener).await;
+    for number in 0..4 {
+        minion.sender.send(pattern(number, 60_000)).await.expect("send");
+    }
+    // Long enough for the frames to arrive at a gate that does not know yet whose they are.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for number in 0..2 {
+        served.sender.send(pattern(number, 100)).await.expect("send");
+        soon("down", minion.receiver.recv()).await.expect("recv");
+    }
+    for number in 0..4 {
+        assert_eq!(soon("up", served.receiver.recv()).await.expect("recv"), pattern(number, 60_000));
+    }
+    assert_eq!(count(&master.counters.oversized), 0);
+    master.still_serves().await;
+}
+
 #[tokio::test]
 async fn heartbeats_are_answered_and_a_flood_of_them_hurts_nobody() {
     let mut master = Master::start(quick()).await;
