@@ -3,9 +3,12 @@
 
 use saltern_jepsen::crash::check::Verdict;
 use saltern_jepsen::crash::{self, Options};
+use saltern_jepsen::real::World;
 use saltern_pubsub::clock::SystemClock;
+use saltern_wire::api::ClusterStatus;
 use saltern_wire::io::Clock;
 use std::process::Command;
+use std::time::Duration;
 
 /// Deaths that the short form has to see.
 const KILLS: u32 = 30;
@@ -24,6 +27,26 @@ async fn thirty_kills_under_load_lose_and_double_nothing() -> anyhow::Result<()>
     let done = crash::run(options).await?;
     eprintln!("{}", done.report);
     assert_eq!(done.report.verdict(), Verdict::Pass, "{}", done.report);
+    Ok(())
+}
+
+/// A leader that died may have sent entries that are not in its own log. Leading on in its old term it would give their
+/// positions to other entries, and the masters would hold different truths: the crash loop found jobs that one master lacked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_comes_back_does_not_lead_on_in_its_old_term() -> anyhow::Result<()> {
+    let mut world = World::up(3, 0).await?;
+    let leader = world.leader(0).await?;
+    let term = world.cluster.client(leader).get::<ClusterStatus>("/v1/cluster/status", "").await?.value.term;
+    for number in 0..3 {
+        world.kill_master(number)?;
+    }
+    for number in [leader, (leader + 1) % 3, (leader + 2) % 3] {
+        world.start_master(number)?;
+    }
+    for number in 0..3 {
+        let status = world.cluster.wait_for_serving(number, Duration::from_secs(30)).await?;
+        assert!(status.term > term, "master-{} is in term {}, the dead leader's was {term}", number + 1, status.term);
+    }
     Ok(())
 }
 

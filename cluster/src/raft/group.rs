@@ -275,6 +275,9 @@ fn raft_config(config: &GroupConfig) -> Config {
         // A follower that lags by less than this catches up from the log.
         replication_lag_threshold: config.snapshot_entries * 2,
         max_payload_entries: 256,
+        // A leader sends entries while it writes them. One that died in between and led on in its old term would give the
+        // same positions to other entries than its followers hold, and nobody could tell: it has to win a new term.
+        enable_leader_restore: Some(false),
         // A log that is kept short is purged as often as snapshots are made.
         purge_batch_size: config.snapshot_entries.clamp(1, 256),
         ..Config::default()
