@@ -7,6 +7,7 @@ use crate::client::{Client, ClientError};
 use crate::fleet::jobs;
 use crate::fleet::process::MEMBER_VARIABLE;
 use saltern_wire::api::{JobState, JobView, Submitted};
+use saltern_wire::target::TargetKind;
 use saltern_wire::{MinionId, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,13 +62,19 @@ impl Burst {
 
     /// Submits the next job for everybody.
     pub async fn submit(&mut self, client: &mut Client) -> Result<(), ClientError> {
+        self.submit_for(client, "*").await
+    }
+
+    /// Submits the next job for the minions that match the glob `target`.
+    pub async fn submit_for(&mut self, client: &mut Client, target: &str) -> Result<(), ClientError> {
         let number = self.submitted.len();
         let script = format!(
             "mktemp -p '{}' job-{number}.${MEMBER_VARIABLE}.XXXXXX >/dev/null && sleep {} && echo done {number}",
             self.folder.display(),
             self.seconds
         );
-        let submitted = jobs::submit(client, &jobs::for_all("cmd.run", &[Value::String(script)])).await?;
+        let job = jobs::job(TargetKind::Glob, target, "cmd.run", &[Value::String(script)]);
+        let submitted = jobs::submit(client, &job).await?;
         self.submitted.push(submitted);
         Ok(())
     }
