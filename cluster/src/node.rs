@@ -185,6 +185,7 @@ impl Node {
             follow_directory(truth.clone(), Arc::clone(&service), Arc::clone(&credentials), keeping, stop.clone());
         tasks.spawn(following);
         tasks.spawn(watch_core(truth.clone(), stop.clone()));
+        tasks.spawn(truth.clone().follow_contact(stop.clone()));
         duties::start(&truth, &credentials, &tasks, &stop);
         if let Some(founding) = founding {
             found(&truth, &credentials.endpoints.mesh, founding).await?;

@@ -10,18 +10,21 @@
 //! is answered only when nothing was handed to any log; otherwise the outcome is `Unknown`. A committed proposal has been
 //! applied on this master before the caller hears of it, so that the caller reads its own writes here.
 
+mod contact;
+
 use crate::mesh::message::{Channel, ProposeRefusal, Proposed, Request, Response};
 use crate::mesh::{Mesh, MeshError};
 use crate::quarantine::Quarantines;
 use crate::raft::{Group, GroupError, LeaderState};
 use crate::space::{Level, Room, Space, bears, deciding};
 use crate::stamper::{Stamper, median};
+use contact::Contact;
 use saltern_store::command::{Applied, Command, Proposal};
 use saltern_store::{AppliedEntry, State};
 use saltern_wire::io::{Clock, Entropy, draw};
 use saltern_wire::{LogicalTime, MasterId, RequestId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast, watch};
 
@@ -151,6 +154,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     started: Duration,
+    contact: Mutex<Contact>,
     stamper: Mutex<Stamper>,
     probes: Mutex<BTreeMap<MasterId, Probed>>,
     quarantines: Quarantines,
@@ -175,6 +179,7 @@ impl Truth {
             clock,
             entropy,
             started,
+            contact: Mutex::new(Contact::new(started)),
             stamper: Mutex::new(stamper),
             probes: Mutex::default(),
             quarantines: Quarantines::default(),
@@ -298,7 +303,7 @@ impl Truth {
 
     /// How long a contact to a majority counts: two elections.
     fn lease(&self) -> Duration {
-        Duration::from_millis(self.0.group.config().election_ms_max * 2)
+        self.0.group.config().lease()
     }
 
     /// How long there may be no quorum before new proposals are refused at once: long enough for an ordinary election.
@@ -368,7 +373,9 @@ impl Truth {
     /// Contact to a majority.
     pub fn quorum(&self) -> Quorum {
         let state = self.0.group.leader_state();
-        let age = self.quorum_age(&state);
+        let heard = *self.0.group.heard().borrow();
+        let (now, age) = (self.0.clock.monotonic(), self.quorum_age(&state));
+        let age = self.contact().age(now, age, self.lease(), (!state.is_self).then_some(heard.since));
         let fresh = age < self.lease();
         let stale_ms = (!fresh).then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
         Quorum { fresh, stale_ms, leader: state.leader.filter(|_| fresh), term: state.term }
@@ -379,8 +386,9 @@ impl Truth {
         if state.is_self {
             return state.quorum_age.unwrap_or_else(|| now.saturating_sub(self.0.started));
         }
-        now.saturating_sub(self.0.group.leader_heard().max(self.0.started))
-            .max(if self.0.group.leader_heard().is_zero() { self.lease() } else { Duration::ZERO })
+        let heard = self.0.group.heard().borrow().at;
+        let age = now.saturating_sub(heard.max(self.0.started));
+        age.max(if heard.is_zero() { self.lease() } else { Duration::ZERO })
     }
 
     /// The group, with what probes brought.
@@ -449,7 +457,7 @@ impl Truth {
         voters > 0 && 1 + reachable > voters / 2
     }
 
-    fn stamper(&self) -> std::sync::MutexGuard<'_, Stamper> {
+    fn stamper(&self) -> MutexGuard<'_, Stamper> {
         self.0.stamper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -54,6 +54,13 @@ impl Default for GroupConfig {
     }
 }
 
+impl GroupConfig {
+    /// How long a contact to a majority counts: two elections.
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.election_ms_max * 2)
+    }
+}
+
 /// Why the group cannot be started or asked.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
@@ -102,12 +109,36 @@ pub struct LeaderState {
     pub stopped: Option<String>,
 }
 
+/// When a leader was heard, in this process's monotonic time; zero if never.
+///
+/// What is heard may be old: a frozen process reads what was sent to it before, and a road that was cut gives back what it
+/// kept. Without a gap nothing is older than the silence that makes one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// Last.
+    pub at: Duration,
+    /// First, after the last gap.
+    pub since: Duration,
+}
+
+impl Heard {
+    /// A leader is heard at `now`. Whether a gap of at least `silence_max` ends with it.
+    pub(super) fn note(&mut self, now: Duration, silence_max: Duration) -> bool {
+        let is_gap = self.at.is_zero() || now.saturating_sub(self.at) >= silence_max;
+        self.at = now;
+        if is_gap {
+            self.since = now;
+        }
+        is_gap
+    }
+}
+
 /// A running member. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Group {
     raft: Raft,
     machine: Machine,
-    heard: watch::Receiver<Duration>,
+    heard: watch::Receiver<Heard>,
     config: Arc<GroupConfig>,
 }
 
@@ -127,8 +158,8 @@ impl Group {
         let raft = Raft::new(id.0, Arc::new(raft_config), network, RaftLog::new(log), machine.clone())
             .await
             .map_err(|error| GroupError::Stopped(error.to_string()))?;
-        let (heard_sender, heard) = watch::channel(Duration::ZERO);
-        let service = RaftService::new(raft.clone(), &machine, clock, heard_sender);
+        let (heard_sender, heard) = watch::channel(Heard::default());
+        let service = RaftService::new(raft.clone(), &machine, clock, heard_sender, config.lease());
         Ok((Self { raft, machine, heard, config: Arc::new(config) }, Arc::new(service)))
     }
 
@@ -237,9 +268,9 @@ impl Group {
         let _ = tokio::time::timeout(within.saturating_sub(rest), metrics.changed()).await;
     }
 
-    /// Monotonic time at which a leader was last heard, zero if never.
-    pub fn leader_heard(&self) -> Duration {
-        *self.heard.borrow()
+    /// When a leader was heard. The receiver is woken when one is heard again after a gap, not each time.
+    pub fn heard(&self) -> watch::Receiver<Heard> {
+        self.heard.clone()
     }
 
     /// The state machine.

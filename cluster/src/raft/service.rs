@@ -1,6 +1,7 @@
 //! The receiving side of Raft's messages.
 
 use crate::mesh::message::{RaftCall, Response};
+use crate::raft::group::Heard;
 use crate::raft::machine::{DiskWork, Machine};
 use crate::raft::types::{Raft, SnapshotMeta, Types, Vote, pack, unpack};
 use crate::space::{Level, Space};
@@ -33,8 +34,9 @@ pub struct RaftService {
     space: Space,
     /// Snapshots on their way here, by sender. A leader sends one at a time.
     receiving: tokio::sync::Mutex<BTreeMap<MasterId, Receiving>>,
-    /// Monotonic time at which a leader was last heard.
-    heard: watch::Sender<Duration>,
+    /// When a leader was heard, and how long a silence may be that is no gap.
+    heard: watch::Sender<Heard>,
+    silence_max: Duration,
     clock: Arc<dyn saltern_wire::io::Clock>,
 }
 
@@ -44,11 +46,13 @@ impl RaftService {
         raft: Raft,
         machine: &Machine,
         clock: Arc<dyn saltern_wire::io::Clock>,
-        heard: watch::Sender<Duration>,
+        heard: watch::Sender<Heard>,
+        silence_max: Duration,
     ) -> Self {
         let (snapshots, disk_work) = (Arc::clone(machine.snapshots()), machine.disk_work());
         let space = machine.space().clone();
-        Self { raft, snapshots, disk_work, space, receiving: tokio::sync::Mutex::default(), heard, clock }
+        let receiving = tokio::sync::Mutex::default();
+        Self { raft, snapshots, disk_work, space, receiving, heard, silence_max, clock }
     }
 
     /// Refuses what would go onto a disk that is spent. Heartbeats are not concerned.
@@ -105,7 +109,9 @@ impl RaftService {
     }
 
     fn hear(&self) {
-        self.heard.send_replace(self.clock.monotonic());
+        let now = self.clock.monotonic();
+        // Whoever waits for it waits for the end of a gap; the newest time is only looked at.
+        self.heard.send_if_modified(|heard| heard.note(now, self.silence_max));
     }
 
     async fn begin(&self, from: MasterId, manifest: Vec<u8>) -> Result<Response, String> {
