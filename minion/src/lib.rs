@@ -38,6 +38,8 @@ pub mod supervisor;
 pub mod trust;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod testing;
 
 pub use agent::{Agent, AgentHandle, StartError, Status};

@@ -42,7 +42,7 @@ pub fn run_inside(name: &str) -> anyhow::Result<()> {
 
 /// Makes the loopback of the namespace work.
 pub fn bring_up() -> anyhow::Result<()> {
-    run(Command::new("ip").args(["link", "set", "lo", "up"]), "")
+    run(tool("ip").args(["link", "set", "lo", "up"]), "")
 }
 
 /// Drops what `direction` says between the master at `address` and every minion.
@@ -62,7 +62,7 @@ pub fn cut(address: Ipv4Addr, ports: Ports, direction: Direction) -> anyhow::Res
 
 /// Packets dropped since [`cut`].
 pub fn dropped() -> anyhow::Result<u64> {
-    let output = Command::new("nft").args(["list", "table", "inet", "cut"]).output()?;
+    let output = tool("nft").args(["list", "table", "inet", "cut"]).output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut words = text.split_whitespace();
     let mut dropped = 0;
@@ -78,7 +78,14 @@ pub fn heal() -> anyhow::Result<()> {
 }
 
 fn nft(script: &str) -> anyhow::Result<()> {
-    run(Command::new("nft").args(["-f", "-"]), script)
+    run(tool("nft").args(["-f", "-"]), script)
+}
+
+/// A program of the administrator, which may be where only root's PATH looks.
+fn tool(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
+    command
 }
 
 fn run(command: &mut Command, input: &str) -> anyhow::Result<()> {

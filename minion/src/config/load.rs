@@ -267,6 +267,8 @@ fn mine_function(name: Value, body: Value) -> Result<MineFunction, String> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;

@@ -1,80 +1,15 @@
 //! Stories about the rules, and the property that matters most: nothing starts twice.
 
 use super::*;
+use crate::testing::{ORDINAL, ca, directory, job, master, offer, time};
 use proptest::prelude::*;
 use roaring::RoaringBitmap;
-use saltern_wire::crypto::{Identity, Signed};
-use saltern_wire::io::Address;
-use saltern_wire::master::{Certificate, Directory, Endpoints, MasterRecord, MasterState};
-use saltern_wire::target::Target;
-use saltern_wire::{ClusterId, Map, MasterId};
-
-const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
-const ORDINAL: Ordinal = Ordinal(5);
-
-fn ca() -> Identity {
-    Identity::from_seed([1; 32])
-}
-
-fn master(id: u64) -> Identity {
-    Identity::from_seed([10 + u8::try_from(id).expect("small"); 32])
-}
-
-fn directory(generation: u64, version: u64, masters: &[u64]) -> Signed<Directory> {
-    let address = |port| Address::new("m", port);
-    let record = |id: &u64| {
-        let public_key = master(*id).public_key();
-        let (master, name) = (MasterId(*id), format!("m{id}"));
-        let certificate = Certificate { cluster: CLUSTER, master, name: name.clone(), public_key, generation };
-        MasterRecord {
-            id: master,
-            name,
-            state: MasterState::Active,
-            endpoints: Endpoints { fanout: address(1), session: address(2), mesh: address(3), api: address(4) },
-            region: String::new(),
-            zone: String::new(),
-            weight: 100,
-            certificate: Signed::new(&certificate, &ca()),
-            public_key,
-        }
-    };
-    let masters = masters.iter().map(record).collect();
-    Signed::new(&Directory { cluster: CLUSTER, generation, version, masters }, &ca())
-}
+use saltern_wire::crypto::Identity;
+use saltern_wire::{ClusterId, MasterId};
 
 fn rules() -> Rules {
-    let mut trust = Trust::new(ca().public_key().fingerprint());
-    trust.handle_directory(ca().public_key(), &directory(3, 1, &[1, 2])).expect("genuine").expect("newer");
-    let mut rules = Rules::new(trust, Ledger::default());
-    rules.handle_ordinal(Some(ORDINAL));
-    rules
+    crate::testing::rules(Ledger::default())
 }
-
-fn time(number: u64) -> LogicalTime {
-    LogicalTime::from_unix_micros(1_795_392_390_000_000 + number * 1_000_000)
-}
-
-fn job(number: u64, function: &str) -> Job {
-    Job {
-        cluster: CLUSTER,
-        generation: 3,
-        jid: JobId::mint(time(number), 1),
-        master: MasterId(1),
-        function: function.into(),
-        arguments: Vec::new(),
-        keywords: Map::new(),
-        target: Target { kind: Default::default(), expression: "*".into() },
-        targets: RoaringBitmap::from_iter([ORDINAL.0]),
-        user: "root".into(),
-        opened: time(number),
-        ttl_ms: 60_000,
-    }
-}
-
-fn offer(job: &Job, signer: &Identity) -> Offer {
-    Offer { job: Signed::new(job, signer), remaining_ms: 1000 }
-}
-
 fn starts(actions: &[Action]) -> usize {
     actions.iter().filter(|action| matches!(action, Action::Start(_) | Action::Inside(_))).count()
 }
