@@ -102,6 +102,7 @@ impl Delivery {
                 continue;
             }
             let own = match &item.source {
+                Source::Memory(own) if own.is_empty() => continue,
                 Source::Memory(own) => own.as_ref().clone(),
                 Source::Disk => match load(*jid) {
                     Some(own) if !own.is_empty() => own,
@@ -226,6 +227,15 @@ mod tests {
         assert_eq!(done.len(), 3);
         assert!(calls >= 4, "3 MiB do not fit {calls} calls of 1 MiB");
         assert!(delivery.is_empty());
+    }
+
+    #[test]
+    fn an_outcome_without_parts_holds_up_nobody() {
+        let mut delivery = filled(&[10]);
+        delivery.add(jid(7), Source::Memory(Arc::default()));
+        let (_, flight) = delivery.next_call(none).expect("one waits");
+        assert_eq!(flight.jobs, [(jid(0), 1, 1)]);
+        assert_eq!(delivery.next_call(none), None);
     }
 
     #[test]

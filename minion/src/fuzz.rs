@@ -42,7 +42,7 @@ fn fuzz_journal() {
         ledger.apply(entry);
         journal.append(std::slice::from_ref(entry), &ledger).expect("written");
         let bytes = disk.read(path, 1 << 20).expect("read").expect("there");
-        saltern_wire::keep!("journal", format!("records-{count}"), bytes);
+        saltern_wire::keep!("journal", &format!("records-{count}"), bytes);
     }
     saltern_wire::fuzz!("journal", |bytes: &[u8]| {
         let disk = Arc::new(MemoryDisk::default());
@@ -103,7 +103,7 @@ fn fuzz_folder_files() {
         arguments: vec!["ls".into(), 5.into()],
         keywords: Map::new(),
         user: "root".into(),
-        target: Default::default(),
+        target: testing::job(1, "cmd.run").target,
         output_bytes_max: 1 << 20,
         pid: 7,
     };
@@ -213,7 +213,8 @@ impl Scene {
                 }
                 Action::Answer(jid, outcome) => {
                     assert_eq!(outcome.kind, OutcomeKind::Refused);
-                    self.delivery.add(jid, Source::Memory(Arc::default()));
+                    let parts = saltern_wire::job::ReturnPart::split(jid, &outcome).expect("it is small");
+                    self.delivery.add(jid, Source::Memory(Arc::new(parts)));
                 }
                 Action::RunPure(job) => self.rules.handle_pure_done(job.jid),
                 Action::Inside(_) | Action::Accept(_) | Action::Ignore(..) => {}
@@ -298,7 +299,7 @@ impl Scene {
 fn fuzz_agent_rules() {
     let offers = Offers::new();
     saltern_wire::keep!("agent_rules", "once", [0, 0, 5, 0, 6, 0, 0, 1, 7, 0, 0, 0]);
-    saltern_wire::keep!("agent_rules", "full", [4, 2, 4, 2, 0, 2, 7, 0, 0, 2, 3, 5]);
+    saltern_wire::keep!("agent_rules", "full", [4, 2, 4, 2, 0, 2, 7, 0, 0, 2, 3, 5, 0, 0]);
     saltern_wire::keep!("agent_rules", "lost", [0, 0, 11, 0, 0, 0, 8, 9, 0, 0, 9, 3, 0, 4]);
     saltern_wire::fuzz!("agent_rules", |bytes: &[u8]| {
         let mut scene = Scene::new();

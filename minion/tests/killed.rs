@@ -3,7 +3,7 @@
 mod common;
 
 use common::Cluster;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use saltern_minion::executor::Work;
 use saltern_minion::folder::Folder;
 use saltern_pubsub::disk::SystemDisk;
@@ -184,6 +184,34 @@ async fn a_minion_or_supervisor_that_dies_at_any_step_of_a_job_starts_it_once_at
         assert!(runs.contains(&ran), "{point}: ran {ran} times");
         assert_eq!(cluster.truth().returns[&job.jid].len(), 1, "{point}: one outcome");
     }
+}
+
+#[tokio::test]
+async fn a_minion_without_file_descriptors_refuses_jobs_by_name_and_recovers_by_itself() {
+    let mut cluster = Cluster::on_loopback(&[1]);
+    let master = cluster.master(1).await;
+    let root = tempfile::tempdir().expect("a folder");
+    let minion = Process::start(&cluster, root.path());
+    answers(&mut cluster, &master).await;
+    let pid = Pid::from_raw(i32::try_from(minion.0.id()).expect("a pid"));
+    let open = std::fs::read_dir(format!("/proc/{}/fd", minion.0.id())).expect("running").count() as u64;
+    let before = getrlimit(Resource::Nofile);
+    // What is open stays open; nothing else can be opened.
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(open), ..before }).expect("ours");
+    let refused = cluster.job("cmd.run", vec![json!(format!("echo run >> {}/marks", root.path().display()))]);
+    master.offer(&refused, &master.identity);
+    let outcome = cluster.outcome(refused.jid).await;
+    let told = outcome.value.to_string();
+    assert!(!outcome.success && told.contains("Too many open files"), "{outcome:?}");
+    answers(&mut cluster, &master).await;
+    prlimit(pid, Resource::Nofile, before).expect("ours");
+    let taken = cluster.job("cmd.run", vec![json!("echo done")]);
+    for job in [&refused, &taken] {
+        master.offer(job, &master.identity);
+    }
+    assert_eq!(cluster.outcome(taken.jid).await.value, json!("done"));
+    assert!(!root.path().join("marks").exists(), "what was refused never runs");
+    assert_eq!(cluster.truth().returns[&refused.jid].len(), 1);
 }
 
 #[tokio::test]
