@@ -231,8 +231,8 @@ async fn asking_again_with_the_same_key_gives_the_same_id() {
     let ask = async |request: &JoinRequest, name| {
         grant::issue_join(&*founder, &founder.credentials, request, RequestId::from_bytes([name; 16])).await
     };
-    let (first, _) = ask(&request, 1).await.expect("granted");
-    let (again, _) = ask(&request, 2).await.expect("granted again");
+    let (first, _) = ask(&request, 11).await.expect("granted");
+    let (again, _) = ask(&request, 12).await.expect("granted again");
     assert_eq!((first.master, &first.directory), (again.master, &again.directory));
 
     for (change, words) in [
@@ -246,7 +246,7 @@ async fn asking_again_with_the_same_key_gives_the_same_id() {
             "nobody can reach",
         ),
     ] {
-        let Refusal(failure) = ask(&change, 3).await.expect_err(words);
+        let Refusal(failure) = ask(&change, 13).await.expect_err(words);
         assert!(failure.code == FailureCode::Invalid && failure.message.contains(words), "{failure}");
     }
     // A stranger's guess is refused before it becomes an entry.
@@ -257,7 +257,7 @@ async fn asking_again_with_the_same_key_gives_the_same_id() {
         name: "m9".into(),
         ..request.clone()
     };
-    let Refusal(failure) = ask(&guess, 4).await.expect_err("a guess");
+    let Refusal(failure) = ask(&guess, 14).await.expect_err("a guess");
     assert_eq!(failure.code, FailureCode::Denied, "{failure}");
     assert_eq!(*founder.next.lock().expect("unpoisoned"), before, "the log did not grow");
     for (ttl_ms, uses) in [(0, 1), (grant::TOKEN_TTL_MS_MAX + 1, 1), (1, 0)] {
