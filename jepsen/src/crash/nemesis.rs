@@ -31,6 +31,9 @@ const HAPPEN_TIMEOUT: Duration = Duration::from_secs(4);
 /// The same for points that are passed when a snapshot is made or installed, or at an election.
 const RARE_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// How long a process may take to stop: none of its threads waits for the kernel longer than a write to its disk takes.
+const FREEZE_WITHIN: Duration = Duration::from_secs(5);
+
 /// How long a process may take to end of an abort or a panic.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -83,6 +86,9 @@ impl Nemesis<'_> {
                 kill_all_of(&folder);
             }
             What::Power(members) => {
+                // A machine without power says nothing more. A process that outlives its file system by a moment could: ext4
+                // calls a sync done that was under way when it was shut down and whose journal was dropped.
+                self.freeze_all(members).await?;
                 let disks = self.disks.context("this run has no disks of its own")?;
                 for member in members {
                     disks.cut(*member)?;
@@ -135,6 +141,19 @@ impl Nemesis<'_> {
             Member::Master(number) => &mut self.cluster.fleet.masters[number].environment,
             Member::Minion(number) => &mut self.cluster.fleet.minions[number].environment,
         }
+    }
+
+    /// Stops those that run, and waits until no code of theirs runs any more.
+    async fn freeze_all(&mut self, members: &[Member]) -> anyhow::Result<()> {
+        for member in members {
+            if let Some(process) = self.process(*member).as_ref() {
+                anyhow::ensure!(
+                    process.freeze_whole(FREEZE_WITHIN).await,
+                    "{member} did not stop within {FREEZE_WITHIN:?}"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Kills with -9. Gives those that were running: their deaths are seen, because they are waited for.

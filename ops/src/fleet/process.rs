@@ -119,6 +119,29 @@ impl Process {
         self.signal(Signal::STOP);
     }
 
+    /// Stops its execution and waits until no thread of it runs any code of its own: each is stopped, or in a call to the
+    /// kernel that does not return before the process goes on. `false` if that does not come.
+    pub async fn freeze_whole(&self, within: Duration) -> bool {
+        self.freeze();
+        let frozen = async {
+            while !self.is_frozen() {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        tokio::time::timeout(within, frozen).await.is_ok()
+    }
+
+    /// Whether every thread is stopped, dead, or in an uninterruptible call to the kernel.
+    fn is_frozen(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", self.id())) else { return true };
+        threads.flatten().all(|thread| {
+            let status = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which is in brackets and may hold anything.
+            let state = status.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+            state.is_none_or(|state| matches!(state, 'T' | 't' | 'D' | 'Z' | 'X'))
+        })
+    }
+
     /// Goes on with its execution (SIGCONT).
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
