@@ -60,7 +60,7 @@ fn a_log_that_is_an_older_copy_is_refused() {
         copy_folder(&dir.join("log"), &dir.join("newest"));
         copy_folder(&dir.join("older"), &dir.join("log"));
         let cause = refused(engine, &dir);
-        assert!(cause.contains("older copy") && cause.contains("join again"), "{cause}");
+        assert!(cause.contains("older copy"), "{cause}");
         // The newest copy is what the mark was written for.
         copy_folder(&dir.join("newest"), &dir.join("log"));
         assert_eq!(open(engine, &dir, flush).unwrap().read(.., None).unwrap(), entries(1..=9));
