@@ -20,32 +20,50 @@ pub mod key;
 pub mod mine;
 pub mod minion;
 
-use crate::http::serve::{deadline, no_such_method, no_such_path};
-use crate::http::{Gatekeeper, Refusal, authorise, health, serve_tls, serve_unix};
+use crate::http::asking::{self, Client, Patience, asking, deadline};
+use crate::http::serve::{REQUEST_TIMEOUT, no_such_method, no_such_path};
+use crate::http::{Door, Gatekeeper, Refusal, authorise, health, serve_tls, serve_unix};
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::pki::{Credentials, PkiError, tls};
 use crate::presence::Presence;
+use crate::room::{Place, Room};
+use crate::sessions::Sessions;
 use crate::submit::Jobs;
-use crate::truth::Truth;
+use crate::truth::{Committed, Lane, Truth};
+use crate::turns::Turns;
 use crate::watch::Watch;
+use crate::witness::{Queue, Reason, Witness};
 use axum::Json;
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
+use saltern_pubsub::zmq::{GateCounters, Offences};
 use saltern_store::State;
+use saltern_store::command::Command;
 use saltern_wire::api::{Answer, FailureCode};
 use saltern_wire::io::Io;
 use saltern_wire::master::Directory;
 use saltern_wire::{MasterId, RequestId};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-/// Event streams at one time: each holds a place in every broadcast, and a connection.
+/// Event streams at one time: each holds a place in every broadcast, and a connection. One client has as many as it leaves
+/// free.
 const STREAMS_MAX: usize = 256;
+
+/// Readings of the tables at one time: they are the processor's work, and each holds its answer in memory.
+const READS_MAX: usize = 8;
+
+/// Readings of one client that wait for their turn; about as many as it may have connections.
+const READS_WAITING_MAX: usize = 1024;
+
+/// How often the gate is asked whom it refused.
+const OFFENCES_EVERY: Duration = Duration::from_secs(1);
 
 /// Joins at one time. Their path is open to everybody, and a wrong token costs a log entry.
 const JOINS_MAX: usize = 2;
@@ -61,6 +79,10 @@ pub struct Api {
     pub credentials: Arc<Credentials>,
     /// Who is attached where.
     pub presence: Presence,
+    /// The sessions of this master.
+    pub sessions: Sessions,
+    /// What guards the ports for minions, if there is one.
+    pub(crate) gate: Option<Gate>,
     /// Streams of jobs and events.
     pub watch: Watch,
     /// Takes jobs.
@@ -74,7 +96,9 @@ pub struct Api {
     /// Who may ask.
     gatekeeper: Gatekeeper,
     /// Places for streams.
-    streams: Arc<Semaphore>,
+    streams: Room<Client>,
+    /// Turns for reading the tables.
+    reads: Turns<Client>,
     /// Places for joins.
     pub(crate) joins: Semaphore,
 }
@@ -83,20 +107,24 @@ pub struct Api {
 pub type Answered<T> = Result<Json<Answer<T>>, Refusal>;
 
 impl Api {
-    /// The API of a running master. `token` is what lets callers in who are not root or this process's own user.
-    pub fn new(node: &Node, token: Option<Zeroizing<String>>) -> Arc<Self> {
+    /// The API of a running master. `token` is what lets callers in who are not root or this process's own user; `gate` is
+    /// what guards its ports for minions.
+    pub fn new(node: &Node, token: Option<Zeroizing<String>>, gate: Option<Gate>) -> Arc<Self> {
         let own_uid = rustix::process::geteuid().as_raw();
         Arc::new(Self {
             truth: node.truth.clone(),
             credentials: Arc::clone(&node.credentials),
             presence: node.presence.clone(),
+            sessions: node.sessions.clone(),
+            gate,
             watch: node.watch.clone(),
             jobs: Arc::clone(&node.jobs),
             io: node.io.clone(),
             metrics: Metrics::new(),
             stop: node.stopping().clone(),
             gatekeeper: Gatekeeper::new(token, own_uid),
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            streams: Room::new(STREAMS_MAX),
+            reads: Turns::new(READS_MAX, READS_WAITING_MAX),
             joins: Semaphore::new(JOINS_MAX),
         })
     }
@@ -106,9 +134,29 @@ impl Api {
         let tls = Arc::new(tls::api_server(&self.credentials)?);
         let router = router(Arc::clone(self));
         let (tasks, stop) = (node.tasks(), node.stopping());
-        tasks.spawn(serve_unix(unix, router.clone(), tasks.clone(), stop.clone()));
-        tasks.spawn(serve_tls(tcp, tls, router, tasks.clone(), stop.clone()));
+        let door = || Door::new(router.clone(), Arc::clone(self.witness()), stop.clone());
+        if let Some(gate) = &self.gate {
+            tasks.spawn(tell_offences(Arc::clone(&gate.offences), Arc::clone(self.witness()), stop.clone()));
+        }
+        tasks.spawn(serve_unix(unix, door(), tasks.clone()));
+        tasks.spawn(serve_tls(tcp, tls, door(), tasks.clone()));
         Ok(())
+    }
+
+    /// Counts what is refused, and tells who asked for it.
+    pub(crate) fn witness(&self) -> &Arc<Witness> {
+        self.truth.witness()
+    }
+
+    /// How long the client of the request that is served here still waits.
+    pub(crate) fn left(&self) -> Duration {
+        let deadline = asking().map(|asking| asking.deadline);
+        deadline.map_or(REQUEST_TIMEOUT, |deadline| deadline.saturating_sub(self.io.clock.monotonic()))
+    }
+
+    /// Carries a command into the log as long as the client waits.
+    pub(crate) async fn propose(&self, command: Command, name: RequestId) -> Result<Committed, Refusal> {
+        Ok(self.truth.propose_within(Lane::Control, command, Some(name), self.left()).await?)
     }
 
     /// Wraps what a write brought, which this master has applied.
@@ -127,6 +175,7 @@ impl Api {
         F: Fn(&Api, &State) -> Result<T, Refusal> + Send + 'static,
     {
         let api = Arc::clone(self);
+        let _turn = self.turn_to_read().await?;
         let reading = tokio::task::spawn_blocking(move || {
             let state = api.truth.state();
             let mut attempts = 0;
@@ -152,17 +201,60 @@ impl Api {
         signed.peek().inspect_err(|error| tracing::error!(%error, "the directory cannot be read")).ok()
     }
 
-    /// A place for one more stream, given back when it is dropped.
-    pub(crate) fn stream_place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Refusal> {
-        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
-            let message = format!("{STREAMS_MAX} streams are watched at this master already: try another one");
+    /// Waits for a turn to read the tables, as long as the client does.
+    async fn turn_to_read(&self) -> Result<crate::turns::Place<Client>, Refusal> {
+        let client = asking().map_or(Client::Nobody, |asking| asking.client);
+        let within = self.left();
+        match tokio::time::timeout(within, self.reads.enter(client.clone())).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(full)) => {
+                self.witness().refuse_of(Reason::ApiClient, &client.to_string());
+                Err(Refusal::new(FailureCode::Busy, format!("{full}: ask for less at once")))
+            }
+            Err(_) => {
+                self.witness().expire(Queue::Api);
+                Err(asking::late(within, true))
+            }
+        }
+    }
+
+    /// A place for one more stream of `client`, given back when it is dropped.
+    pub(crate) fn stream_place(&self, client: &Client) -> Result<Place<Client>, Refusal> {
+        self.streams.take(client.clone(), 1).ok_or_else(|| {
+            self.witness().refuse_of(Reason::ApiClient, &client.to_string());
+            let message = "this client watches as many streams as it may, or this master serves as many as it can: \
+                           end some, or ask another master";
             Refusal::new(FailureCode::Busy, message)
         })
     }
 }
 
+/// What guards the ports for minions, as far as operators hear of it.
+#[derive(Clone)]
+pub struct Gate {
+    /// What it did, by reason.
+    pub counters: Arc<GateCounters>,
+    /// To whom.
+    pub offences: Arc<Offences>,
+}
+
+/// Tells the events of the gate: whom it refused or cut, and why, as far as the witness tells anything.
+async fn tell_offences(offences: Arc<Offences>, witness: Arc<Witness>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(OFFENCES_EVERY) => {}
+        }
+        for offence in offences.take().offences {
+            let data = serde_json::json!({ "port": offence.port, "reason": offence.reason, "count": offence.count });
+            witness.tell("gate", &offence.address.to_string(), data);
+        }
+    }
+}
+
 /// Every path, with who may ask and how long it may take.
 pub fn router(api: Arc<Api>) -> Router {
+    let patience = Patience { clock: Arc::clone(&api.io.clock), witness: Arc::clone(api.witness()) };
     let guarded = Router::new()
         .route("/v1/keys", get(key::list))
         .route("/v1/keys/accept", post(key::accept))
@@ -178,14 +270,14 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/cluster/join-token", post(cluster::join_token))
         .route("/v1/config", get(config::list))
         .route("/v1/config/{name}", put(config::set))
-        .route_layer(from_fn(deadline));
+        .route_layer(from_fn_with_state(patience.clone(), deadline));
     let streams =
         Router::new().route("/v1/jobs/{jid}/events", get(job::events)).route("/v1/events", get(event::events));
     let open = Router::new()
         .route("/v1/cluster/join", post(cluster::join))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(health::metrics))
-        .route_layer(from_fn(deadline));
+        .route_layer(from_fn_with_state(patience, deadline));
     guarded
         .merge(streams)
         .route_layer(from_fn_with_state(api.gatekeeper.clone(), authorise::authorise))

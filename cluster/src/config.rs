@@ -9,7 +9,7 @@
 //! Settings on which the truth depends are replicated: here they only seed `saltern-master init`, and a running cluster is
 //! changed by `saltern config set`.
 
-mod layer;
+pub(crate) mod layer;
 mod value;
 
 pub use layer::{Flags, Layer};

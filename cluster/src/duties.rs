@@ -50,6 +50,7 @@ const VOTERS_MAX: usize = 5;
 pub fn start(truth: &Truth, credentials: &Arc<Credentials>, tasks: &TaskTracker, stop: &CancellationToken) {
     tasks.spawn(until(stop.clone(), probe_all(truth.clone())));
     tasks.spawn(until(stop.clone(), tick_all(truth.clone())));
+    tasks.spawn(until(stop.clone(), truth.clone().confirm_all()));
     tasks.spawn(until(stop.clone(), take_in_all(truth.clone(), Arc::clone(credentials))));
 }
 

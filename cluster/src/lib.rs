@@ -18,10 +18,13 @@
 //! vouch for, and to acknowledge what no majority holds.
 
 pub mod api;
+pub mod bucket;
 pub mod config;
 pub mod door;
 pub mod duties;
 pub mod founding;
+#[cfg(test)]
+mod fuzz;
 pub mod http;
 pub mod inbox;
 pub mod mesh;
@@ -34,6 +37,7 @@ pub mod publish;
 pub mod quarantine;
 pub mod raft;
 pub mod replica;
+pub mod room;
 pub mod service;
 pub mod sessions;
 pub mod space;
@@ -41,4 +45,6 @@ pub mod stamper;
 pub mod submit;
 pub mod target;
 pub mod truth;
+pub mod turns;
 pub mod watch;
+pub mod witness;

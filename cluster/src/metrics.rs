@@ -4,6 +4,8 @@
 //! only what nobody else keeps is counted here. **It refuses** labels whose values an operator or minion chooses without
 //! bound: no minion id, no jid, no user, no path.
 
+mod pressure;
+
 use crate::api::Api;
 use axum::http::StatusCode;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -78,6 +80,7 @@ impl Metrics {
         raft(&mut registry, api);
         fleet(&mut registry, api);
         room(&mut registry, api);
+        pressure::register(&mut registry, api);
         process(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry)?;
@@ -89,10 +92,12 @@ impl Metrics {
 fn raft(registry: &mut Registry, api: &Api) {
     let status = api.truth.status();
     let quorum = &status.quorum;
+    let contact = u64::from(quorum.contact);
+    count(registry, "quorum_contact", "1 while this master has heard a majority within its lease", contact);
     count(
         registry,
         "quorum_fresh",
-        "1 while this master has had contact to a majority within its lease",
+        "1 while this master hears a majority and is known to have caught up since it does",
         u64::from(quorum.fresh),
     );
     let stale = quorum.stale_ms.unwrap_or(0);

@@ -192,7 +192,13 @@ impl Node {
         }
 
         presence.start(Arc::new(PresenceRoad(Arc::clone(&mesh))), &tasks, stop.clone());
-        let inbox = inbox::Inbox::start(Arc::clone(&replica), &tasks, &stop);
+        let inbox = inbox::Inbox::start(
+            Arc::clone(&replica),
+            Arc::clone(&io.clock),
+            Arc::clone(truth.witness()),
+            &tasks,
+            &stop,
+        );
         let fanout = io.transport.fanout(&config.bind.fanout).await?;
         let identity = (*credentials.identity).clone();
         let publisher = Publisher::new(fanout, credentials.master, identity, Arc::clone(&io.entropy));
@@ -209,11 +215,12 @@ impl Node {
             },
             presence: presence.clone(),
             inbox,
+            witness: Arc::clone(truth.witness()),
         };
         let sessions = Sessions::start(parts, listener, &tasks, stop.clone());
         publish::start(Arc::clone(&replica), io.clone(), publisher, sessions.clone(), &tasks, stop.clone());
         let jobs = Arc::new(Jobs::new(Arc::clone(&replica), &credentials));
-        let watch = Watch::new(replica, presence.clone());
+        let watch = Watch::new(replica, presence.clone(), Arc::clone(truth.witness()));
         tracing::info!(master = %credentials.master, name = credentials.name, "this master is running");
         Ok(Self { truth, presence, sessions, jobs, watch, credentials, io, soundness, tasks, stop, core_stop })
     }

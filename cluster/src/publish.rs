@@ -301,7 +301,23 @@ impl Publishing {
         if fresh {
             self.sessions.note_contact();
         }
-        std::mem::replace(&mut self.quorum, fresh) != fresh
+        let changed = std::mem::replace(&mut self.quorum, fresh) != fresh;
+        if changed {
+            self.tell_quorum(fresh);
+        }
+        changed
+    }
+
+    /// Tells operators, and every minion in its session: the beacon that follows reaches those that listen to the fan-out.
+    fn tell_quorum(&self, fresh: bool) {
+        let master = format!("master {}", self.replica.id());
+        let kind = if fresh { "quorum_regained" } else { "quorum_lost" };
+        self.sessions.witness().proclaim(kind, &master, serde_json::json!({}));
+        // The answer to no ping: its number is below every one that a minion sends.
+        let pong = Arc::new(ToMinion::Pong { sequence: 0, quorum: fresh });
+        for mailbox in self.sessions.roster().everyone() {
+            mailbox.push(Arc::clone(&pong));
+        }
     }
 
     /// Publishes a beacon; answers how long it is to the next.
@@ -341,6 +357,7 @@ impl Publishing {
         if let Err(error) = &outcome {
             tracing::error!(%error, "a frame was not published");
         }
+        self.sessions.witness().frame(outcome.is_ok());
         outcome.is_ok()
     }
 

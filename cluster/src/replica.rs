@@ -42,6 +42,17 @@ pub trait Replica: Send + Sync + 'static {
         command: Command,
         request: Option<RequestId>,
     ) -> Result<Committed, ProposeError>;
+    /// The same, for somebody who waits for `within` and no longer.
+    async fn propose_within(
+        &self,
+        lane: Lane,
+        command: Command,
+        request: Option<RequestId>,
+        within: Duration,
+    ) -> Result<Committed, ProposeError> {
+        let proposed = tokio::time::timeout(within, self.propose(lane, command, request)).await;
+        proposed.unwrap_or(Err(ProposeError::Unknown))
+    }
 }
 
 #[async_trait::async_trait]
@@ -85,5 +96,15 @@ impl Replica for Truth {
         request: Option<RequestId>,
     ) -> Result<Committed, ProposeError> {
         Truth::propose(self, lane, command, request).await
+    }
+
+    async fn propose_within(
+        &self,
+        lane: Lane,
+        command: Command,
+        request: Option<RequestId>,
+        within: Duration,
+    ) -> Result<Committed, ProposeError> {
+        Truth::propose_within(self, lane, command, request, within).await
     }
 }

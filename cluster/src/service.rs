@@ -1,12 +1,13 @@
 //! What a master answers to other masters: one place that sends each question to whoever knows.
 
 use crate::founding::grant;
-use crate::mesh::message::{Granted, ProposeRefusal, Request, Response};
-use crate::mesh::server::MeshService;
+use crate::mesh::message::{Granted, Request, Response};
+use crate::mesh::server::{MeshService, Unfit};
 use crate::pki::Credentials;
 use crate::presence::Presence;
 use crate::raft::service::RaftService;
 use crate::truth::{Lane, Truth};
+use crate::witness::{Queue, Reason};
 use saltern_wire::MasterId;
 use saltern_wire::io::Link;
 use std::collections::BTreeSet;
@@ -75,8 +76,7 @@ impl MeshService for MasterService {
             Request::Propose { proposal, bulk, deadline_ms } => {
                 let lane = if bulk { Lane::Bulk } else { Lane::Control };
                 let within = Duration::from_millis(deadline_ms);
-                let proposed = tokio::time::timeout(within, truth.propose_here(*proposal, lane)).await;
-                Response::Proposed(proposed.unwrap_or(Err(ProposeRefusal::Unknown)))
+                Response::Proposed(truth.propose_here(*proposal, lane, within).await)
             }
             Request::ReadIndex => Response::ReadIndex(truth.read_index_here().await),
             Request::Probe => Response::Probe {
@@ -101,5 +101,21 @@ impl MeshService for MasterService {
 
     async fn replicate(&self, from: MasterId, link: Link) {
         self.raft.replicate(from, link).await;
+    }
+
+    fn note_expired(&self) {
+        if let Some(Above { truth, .. }) = self.above.get() {
+            truth.witness().expire(Queue::Mesh);
+        }
+    }
+
+    fn note_refused(&self, from: MasterId, why: Unfit) {
+        let reason = match why {
+            Unfit::Stranger => Reason::MeshStranger,
+            Unfit::Malformed => Reason::MeshMalformed,
+        };
+        if let Some(Above { truth, .. }) = self.above.get() {
+            truth.witness().refuse_of(reason, &format!("master {from}"));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Takes a job from an operator: checks it, resolves its target once, names it, signs it and carries it into the log.
 //!
-//! **Invariants.** An empty set is an error and nothing is sent. Two jobs of one master never share a tick of 100 µs, so no
+//! **Invariants.** Targets are resolved on a copy that a majority has just confirmed to be the newest, so a key that was
+//! accepted at one master is matched at any other from then on. An empty set is an error and nothing is sent. Two jobs of one master never share a tick of 100 µs, so no
 //! two share a jid. A retry under the same request id finds the first job, because the truth keeps the answer of the first.
 //!
 //! **It refuses** to sign what does not fit a fan-out frame, and functions whose name cannot be one.
@@ -8,7 +9,7 @@
 use crate::pki::Credentials;
 use crate::replica::Replica;
 use crate::target::{ResolveError, resolve};
-use crate::truth::{Lane, ProposeError};
+use crate::truth::{Lane, PROPOSE_TIMEOUT, ProposeError};
 use saltern_store::command::{Command, JobCommand, Refused, Reply};
 use saltern_wire::api::{Failure, FailureCode, Submit, Submitted};
 use saltern_wire::crypto::{Identity, Signed};
@@ -16,6 +17,7 @@ use saltern_wire::job::Job;
 use saltern_wire::limits::{FUNCTION_NAME_BYTES_MAX, JOB_BYTES_MAX, NAME_BYTES_MAX};
 use saltern_wire::{ClusterId, JobId, LogicalTime, MasterId, RequestId, Revision};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Longest time to live: what `--queue` may ask for. Intents are kept at least that long.
 pub const TTL_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
@@ -29,6 +31,12 @@ const NAMING_ATTEMPTS: u8 = 3;
 
 /// How far a new attempt moves ahead of a name that was taken, in ticks: one second.
 const NAMING_STEP_TICKS: u64 = 10_000;
+
+/// How long a majority may take to confirm that what is applied here is the newest: an election, generously.
+const CONFIRM_WITHIN: Duration = Duration::from_secs(3);
+
+/// The least that is waited for it: a master that has just woken hears of its leader within that.
+const CUT_OFF: Duration = Duration::from_millis(150);
 
 /// What happens when nothing matches, in Salt's words.
 pub const NO_MATCH: &str = "No minions matched the target. No command was sent, no jid was assigned.";
@@ -87,8 +95,26 @@ impl Jobs {
         user: &str,
         request: RequestId,
     ) -> Result<(Submitted, Revision), Failure> {
+        self.submit_within(submit, user, request, PROPOSE_TIMEOUT).await
+    }
+
+    /// The same, for somebody who waits for `within` and no longer.
+    pub async fn submit_within(
+        &self,
+        submit: Submit,
+        user: &str,
+        request: RequestId,
+        within: Duration,
+    ) -> Result<(Submitted, Revision), Failure> {
         check(&submit, user)?;
         let state = self.replica.state();
+        // What was acknowledged at any master before this call is in the targets: a copy may be older than it seems.
+        let quorum = self.replica.quorum();
+        let cut_off = Duration::from_millis(quorum.stale_ms.unwrap_or(0));
+        // Without contact an election may be under way; the longer there was none, the less is it worth waiting for.
+        let patience =
+            if quorum.contact { CONFIRM_WITHIN } else { CONFIRM_WITHIN.saturating_sub(cut_off).max(CUT_OFF) };
+        self.replica.confirm(patience.min(within)).await.map_err(failure_of)?;
         if let Some(first) = self.recall(request)? {
             return Ok(first);
         }
@@ -123,7 +149,7 @@ impl Jobs {
                 let message = format!("the job has {} bytes, the limit is {JOB_BYTES_MAX}: pass less", signed.len());
                 return Err(Failure::new(FailureCode::Invalid, message));
             }
-            if let Some(settled) = self.open(signed, named(request, attempt)).await? {
+            if let Some(settled) = self.open(signed, named(request, attempt), within).await? {
                 return Ok(settled);
             }
         }
@@ -149,9 +175,15 @@ impl Jobs {
     }
 
     /// Carries a signed job into the log; `None` if its name is taken.
-    async fn open(&self, job: Signed<Job>, request: RequestId) -> Result<Option<(Submitted, Revision)>, Failure> {
+    async fn open(
+        &self,
+        job: Signed<Job>,
+        request: RequestId,
+        within: Duration,
+    ) -> Result<Option<(Submitted, Revision)>, Failure> {
         let command = Command::Job(JobCommand::Open { job });
-        let committed = self.replica.propose(Lane::Control, command, Some(request)).await.map_err(failure_of)?;
+        let committed = self.replica.propose_within(Lane::Control, command, Some(request), within).await;
+        let committed = committed.map_err(failure_of)?;
         let failure = match committed.applied {
             Ok(Reply::Opened { jid, minions }) => {
                 return Ok(Some((Submitted { jid, targeted: minions }, committed.revision)));
@@ -173,7 +205,7 @@ impl Jobs {
 }
 
 /// Checks everything that needs no truth.
-fn check(submit: &Submit, user: &str) -> Result<(), Failure> {
+pub(crate) fn check(submit: &Submit, user: &str) -> Result<(), Failure> {
     let refuse = |message: String| Err(Failure::new(FailureCode::Invalid, message));
     let function = &submit.function;
     let word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');

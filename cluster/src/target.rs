@@ -4,6 +4,7 @@
 
 use roaring::RoaringBitmap;
 use saltern_store::{State, StoreError};
+use saltern_wire::mine::MineEntry;
 use saltern_wire::target::{Target, TargetError};
 use saltern_wire::{Map, MinionId};
 
@@ -16,6 +17,36 @@ pub enum ResolveError {
     /// The grains cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What an entry of mine data weighs beyond its texts, in bytes: field names and stamp.
+const MINE_ENTRY_OVERHEAD: usize = 64;
+
+/// Minions whose values are read at one time, of up to 256 KiB each.
+const MINE_STEP: usize = 32;
+
+/// The mine values of these minions, by id; `None` if they are longer than `bytes_max` together. No more than that and a few
+/// values is held in memory.
+pub fn gather_mine(
+    state: &State,
+    of: &RoaringBitmap,
+    function: &str,
+    bytes_max: usize,
+) -> Result<Option<Vec<MineEntry>>, StoreError> {
+    let (mut all, mut bytes) = (Vec::new(), 0);
+    let mut left = of.iter().peekable();
+    while left.peek().is_some() {
+        let some: RoaringBitmap = left.by_ref().take(MINE_STEP).collect();
+        for entry in state.mine(&some, function)? {
+            bytes += entry.value.to_string().len() + entry.minion.as_str().len() + function.len() + MINE_ENTRY_OVERHEAD;
+            all.push(entry);
+        }
+        if bytes > bytes_max {
+            return Ok(None);
+        }
+    }
+    all.sort_unstable_by(|one, other| one.minion.cmp(&other.minion));
+    Ok(Some(all))
 }
 
 /// The accepted minions that `target` means, by ordinal. Empty if it means none.

@@ -8,16 +8,25 @@
 //!
 //! **Invariants.** A proposal is retried under one request id until its deadline, so repeating it is harmless. `NoQuorum`
 //! is answered only when nothing was handed to any log; otherwise the outcome is `Unknown`. A committed proposal has been
-//! applied on this master before the caller hears of it, so that the caller reads its own writes here.
+//! applied on this master before the caller hears of it, so that the caller reads its own writes here. This master is fresh
+//! only while it hears a majority within its lease *and* a ReadIndex asked since the last gap has been applied ([`contact`]).
+//!
+//! Control and bulk have lanes of their own at the leader, and bulk few places on the way there: a flood of returns does not
+//! stand before the revocation of a key.
 
+mod attempts;
+mod confirm;
 mod contact;
 
-use crate::mesh::message::{Channel, ProposeRefusal, Proposed, Request, Response};
-use crate::mesh::{Mesh, MeshError};
+use crate::mesh::Mesh;
+use crate::mesh::message::{ProposeRefusal, Proposed};
 use crate::quarantine::Quarantines;
 use crate::raft::{Group, GroupError, LeaderState};
 use crate::space::{Level, Room, Space, bears, deciding};
 use crate::stamper::{Stamper, median};
+use crate::witness::{Reason, Witness};
+use attempts::{Attempts, BULK_FORWARDED_MAX};
+use confirm::Confirmations;
 use contact::Contact;
 use saltern_store::command::{Applied, Command, Proposal};
 use saltern_store::{AppliedEntry, State};
@@ -26,10 +35,10 @@ use saltern_wire::{LogicalTime, MasterId, RequestId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, broadcast, watch};
 
 /// How long a proposal may take, retries included, before its outcome is called unknown.
-const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bulk entries on their way at one time at the leader: control never waits behind more.
 const BULK_IN_FLIGHT_MAX: usize = 8;
@@ -89,8 +98,10 @@ pub enum ProposeError {
 /// Contact to a majority, as this master knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quorum {
-    /// Whether there was contact within the lease.
+    /// Whether there was contact within the lease, and this master is known to have caught up since it began.
     pub fresh: bool,
+    /// Whether there was contact within the lease.
+    pub contact: bool,
     /// If not: milliseconds since the last contact (since the start, if there was none).
     pub stale_ms: Option<u64>,
     /// The leader, if known.
@@ -161,6 +172,10 @@ struct Inner {
     control: Semaphore,
     bulk: Semaphore,
     bulk_waiting: Semaphore,
+    /// Places for bulk proposals on the way to the leader.
+    forwarded: Semaphore,
+    confirmations: Confirmations,
+    witness: Arc<Witness>,
 }
 
 /// The handle. Cloning is cheap.
@@ -171,6 +186,7 @@ impl Truth {
     /// Over a running member of the group.
     pub fn new(id: MasterId, group: Group, mesh: Arc<Mesh>, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
         let started = clock.monotonic();
+        let witness = Witness::new(Arc::clone(&clock));
         let stamper = Stamper::new(group.machine().state().time(), started);
         Self(Arc::new(Inner {
             id,
@@ -186,6 +202,9 @@ impl Truth {
             control: Semaphore::new(CONTROL_IN_FLIGHT_MAX),
             bulk: Semaphore::new(BULK_IN_FLIGHT_MAX),
             bulk_waiting: Semaphore::new(BULK_WAITING_MAX),
+            forwarded: Semaphore::new(BULK_FORWARDED_MAX),
+            confirmations: Confirmations::default(),
+            witness,
         }))
     }
 
@@ -202,6 +221,11 @@ impl Truth {
     /// The group member below.
     pub fn group(&self) -> &Group {
         &self.0.group
+    }
+
+    /// Counts what is refused, and tells who asked for it.
+    pub fn witness(&self) -> &Arc<Witness> {
+        &self.0.witness
     }
 
     /// The other masters.
@@ -240,6 +264,18 @@ impl Truth {
         command: Command,
         request: Option<RequestId>,
     ) -> Result<Committed, ProposeError> {
+        self.propose_within(lane, command, request, PROPOSE_TIMEOUT).await
+    }
+
+    /// The same, for somebody who waits for `within` and no longer, nor longer than [`PROPOSE_TIMEOUT`]. Once that time is
+    /// over nothing is written any more; what may have been is unknown.
+    pub async fn propose_within(
+        &self,
+        lane: Lane,
+        command: Command,
+        request: Option<RequestId>,
+        within: Duration,
+    ) -> Result<Committed, ProposeError> {
         let request = match (lane, request) {
             (_, Some(request)) => Some(request),
             (Lane::Control, None) => Some(RequestId::from_bytes(draw(&*self.0.entropy))),
@@ -253,15 +289,21 @@ impl Truth {
             self.space().count_refusal();
             return Err(ProposeError::NoRoom(Box::new(room)));
         }
-        let attempts = Attempts { truth: self, lane, deadline: self.0.clock.monotonic() + PROPOSE_TIMEOUT };
-        let proposed = attempts.run(proposal).await?;
-        let left = PROPOSE_TIMEOUT;
+        let deadline = self.0.clock.monotonic() + within.min(PROPOSE_TIMEOUT);
+        let proposed = Attempts { truth: self, lane, deadline }.run(proposal).await?;
+        let left = deadline.saturating_sub(self.0.clock.monotonic());
         self.reach(proposed.revision, left).await.map_err(|_| ProposeError::Unknown)?;
         Ok(Committed { revision: proposed.revision, time: proposed.time, applied: proposed.applied })
     }
 
-    /// Carries a proposal into the log if this master leads. Serves [`Request::Propose`].
-    pub(crate) async fn propose_here(&self, mut proposal: Proposal, lane: Lane) -> Result<Proposed, ProposeRefusal> {
+    /// Carries a proposal into the log if this master leads; nothing is written once `within` is over. Serves
+    /// [`crate::mesh::message::Request::Propose`].
+    pub(crate) async fn propose_here(
+        &self,
+        mut proposal: Proposal,
+        lane: Lane,
+        within: Duration,
+    ) -> Result<Proposed, ProposeRefusal> {
         let leader = self.0.group.leader_state();
         if !leader.is_self {
             return Err(ProposeRefusal::NotLeader(leader.leader));
@@ -271,19 +313,25 @@ impl Truth {
             self.space().count_refusal();
             return Err(ProposeRefusal::NoRoom(Box::new(room)));
         }
-        let _permit = match lane {
-            Lane::Control => self.0.control.try_acquire().map_err(|_| ProposeRefusal::Busy)?,
-            Lane::Bulk => {
-                let _turn = self.0.bulk_waiting.try_acquire().map_err(|_| ProposeRefusal::Busy)?;
-                self.0.bulk.acquire().await.map_err(|_| ProposeRefusal::Busy)?
+        let deadline = self.0.clock.monotonic() + within.min(PROPOSE_TIMEOUT);
+        let _permit = match tokio::time::timeout(within, self.turn(lane)).await {
+            Ok(permit) => permit?,
+            Err(_) => {
+                self.0.witness.expire(crate::witness::Queue::Lane);
+                return Err(ProposeRefusal::Busy);
             }
         };
         if !self.leads_with_quorum(&self.0.group.leader_state()) {
             return Err(ProposeRefusal::NoQuorum);
         }
         self.settle_clock().await;
+        let left = deadline.saturating_sub(self.0.clock.monotonic());
+        if left.is_zero() {
+            self.0.witness.expire(crate::witness::Queue::Lane);
+            return Err(ProposeRefusal::Busy);
+        }
         proposal.stamp = self.now();
-        match tokio::time::timeout(PROPOSE_TIMEOUT, self.0.group.write(proposal)).await {
+        match tokio::time::timeout(left, self.0.group.write(proposal)).await {
             Ok(Ok(written)) => match written.applied {
                 Some(applied) => Ok(Proposed { revision: written.revision, time: written.time, applied }),
                 None => Err(ProposeRefusal::Unknown),
@@ -295,6 +343,27 @@ impl Truth {
             }
             Err(_) => Err(ProposeRefusal::Unknown),
         }
+    }
+
+    /// A place in a lane: control has many and never waits, bulk has few and waits for one of them.
+    async fn turn(&self, lane: Lane) -> Result<SemaphorePermit<'_>, ProposeRefusal> {
+        let busy = |reason| {
+            self.0.witness.refuse(reason);
+            ProposeRefusal::Busy
+        };
+        match lane {
+            Lane::Control => self.0.control.try_acquire().map_err(|_| busy(Reason::ControlLane)),
+            Lane::Bulk => {
+                let _waiting = self.0.bulk_waiting.try_acquire().map_err(|_| busy(Reason::BulkLane))?;
+                self.0.bulk.acquire().await.map_err(|_| ProposeRefusal::Busy)
+            }
+        }
+    }
+
+    /// Proposals that have a place in a lane now: control, bulk.
+    pub fn lanes(&self) -> (usize, usize) {
+        let taken = |all: usize, lane: &Semaphore| all.saturating_sub(lane.available_permits());
+        (taken(CONTROL_IN_FLIGHT_MAX, &self.0.control), taken(BULK_IN_FLIGHT_MAX, &self.0.bulk))
     }
 
     fn leads_with_quorum(&self, leader: &LeaderState) -> bool {
@@ -337,58 +406,33 @@ impl Truth {
         }
     }
 
-    /// ReadIndex: returns once everything that was acknowledged anywhere before the call is applied here.
-    pub async fn confirm(&self, within: Duration) -> Result<Revision, ProposeError> {
-        let deadline = self.0.clock.monotonic() + within;
-        loop {
-            if let Some(revision) = self.read_index().await {
-                let left = deadline.saturating_sub(self.0.clock.monotonic());
-                self.reach(revision, left).await.map_err(|_| ProposeError::NoQuorum)?;
-                return Ok(revision);
-            }
-            if self.0.clock.monotonic() >= deadline {
-                return Err(ProposeError::NoQuorum);
-            }
-            self.0.group.changed(LEADER_POLL).await;
-        }
-    }
-
-    async fn read_index(&self) -> Option<Revision> {
-        let state = self.0.group.leader_state();
-        if state.is_self {
-            return self.read_index_here().await;
-        }
-        let reply = self.0.mesh.ask(state.leader?, Channel::Work, &Request::ReadIndex, self.lease()).await;
-        match reply {
-            Ok(Response::ReadIndex(revision)) => revision,
-            _ => None,
-        }
-    }
-
-    /// Serves [`Request::ReadIndex`].
-    pub(crate) async fn read_index_here(&self) -> Option<Revision> {
-        tokio::time::timeout(self.lease(), self.0.group.read_index()).await.ok()?.ok()
-    }
-
     /// Contact to a majority.
     pub fn quorum(&self) -> Quorum {
         let state = self.0.group.leader_state();
         let heard = *self.0.group.heard().borrow();
-        let (now, age) = (self.0.clock.monotonic(), self.quorum_age(&state));
-        let age = self.contact().age(now, age, self.lease(), (!state.is_self).then_some(heard.since));
+        let (now, heard_ago) = (self.0.clock.monotonic(), self.quorum_age(&state));
+        let contact = heard_ago < self.lease();
+        let age = self.contact().age(now, heard_ago, self.lease(), (!state.is_self).then_some(heard.since));
         let fresh = age < self.lease();
         let stale_ms = (!fresh).then(|| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
-        Quorum { fresh, stale_ms, leader: state.leader.filter(|_| fresh), term: state.term }
+        Quorum { fresh, contact, stale_ms, leader: state.leader.filter(|_| contact), term: state.term }
     }
 
+    /// How long ago a majority was heard; since the start, if it never was.
     fn quorum_age(&self, state: &LeaderState) -> Duration {
         let now = self.0.clock.monotonic();
+        let since_start = now.saturating_sub(self.0.started);
         if state.is_self {
-            return state.quorum_age.unwrap_or_else(|| now.saturating_sub(self.0.started));
+            return state.quorum_age.unwrap_or(since_start);
         }
         let heard = self.0.group.heard().borrow().at;
         let age = now.saturating_sub(heard.max(self.0.started));
         age.max(if heard.is_zero() { self.lease() } else { Duration::ZERO })
+    }
+
+    /// Whether there has been no contact to a majority for so long that waiting for an election would be in vain.
+    fn is_lost(&self) -> bool {
+        self.quorum_age(&self.0.group.leader_state()) > self.patience()
     }
 
     /// The group, with what probes brought.
@@ -503,71 +547,5 @@ impl Truth {
     /// This master's random source.
     pub fn entropy(&self) -> &Arc<dyn Entropy> {
         &self.0.entropy
-    }
-}
-
-/// The attempts of one proposal.
-struct Attempts<'a> {
-    truth: &'a Truth,
-    lane: Lane,
-    deadline: Duration,
-}
-
-impl Attempts<'_> {
-    async fn run(&self, proposal: Proposal) -> Result<Proposed, ProposeError> {
-        // Whether some log may hold it already.
-        let mut handed_over = false;
-        // A leader without room hands over to one that has some, which takes about an election.
-        let relieved = self.truth.0.clock.monotonic() + self.truth.patience();
-        loop {
-            let inner = &self.truth.0;
-            let state = inner.group.leader_state();
-            if state.stopped.is_some() {
-                return Err(if handed_over { ProposeError::Unknown } else { ProposeError::Stopped });
-            }
-            let outcome = match state.leader {
-                Some(_) if state.is_self => self.truth.propose_here(proposal.clone(), self.lane).await,
-                Some(leader) => self.forward(leader, &proposal).await,
-                None => Err(ProposeRefusal::NotLeader(None)),
-            };
-            match outcome {
-                Ok(proposed) => return Ok(proposed),
-                Err(ProposeRefusal::Busy) if handed_over => return Err(ProposeError::Unknown),
-                Err(ProposeRefusal::Busy) => return Err(ProposeError::Busy),
-                Err(ProposeRefusal::NoRoom(room)) if inner.clock.monotonic() >= relieved => {
-                    return Err(if handed_over { ProposeError::Unknown } else { ProposeError::NoRoom(room) });
-                }
-                Err(ProposeRefusal::NoRoom(_)) => tokio::time::sleep(LEADER_POLL * 5).await,
-                Err(ProposeRefusal::Unknown) => handed_over = true,
-                Err(ProposeRefusal::NoQuorum | ProposeRefusal::NotLeader(_)) => {}
-            }
-            let now = inner.clock.monotonic();
-            let lost = self.truth.quorum_age(&inner.group.leader_state()) > self.truth.patience();
-            if lost || now >= self.deadline {
-                return Err(if handed_over { ProposeError::Unknown } else { ProposeError::NoQuorum });
-            }
-            inner.group.changed(LEADER_POLL).await;
-        }
-    }
-
-    async fn forward(&self, leader: MasterId, proposal: &Proposal) -> Result<Proposed, ProposeRefusal> {
-        let inner = &self.truth.0;
-        let left = self.deadline.saturating_sub(inner.clock.monotonic());
-        // One attempt is bounded well below the whole, so that a frozen leader costs one attempt, not the proposal.
-        let within = left.min(self.truth.patience());
-        let request = Request::Propose {
-            proposal: Box::new(proposal.clone()),
-            bulk: self.lane == Lane::Bulk,
-            deadline_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
-        };
-        match inner.mesh.ask(leader, Channel::Work, &request, within).await {
-            Ok(Response::Proposed(outcome)) => outcome,
-            Ok(other) => {
-                tracing::warn!(%leader, ?other, "the leader answered a proposal with something else");
-                Err(ProposeRefusal::Unknown)
-            }
-            Err(MeshError::Unanswered { .. }) => Err(ProposeRefusal::Unknown),
-            Err(MeshError::Stranger(_) | MeshError::Unreachable { .. }) => Err(ProposeRefusal::NotLeader(None)),
-        }
     }
 }

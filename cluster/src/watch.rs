@@ -12,10 +12,11 @@ pub mod events;
 pub mod follow;
 pub mod view;
 
-pub use view::job_view;
+pub use view::{ViewError, job_view};
 
 use crate::presence::Presence;
 use crate::replica::Replica;
+use crate::witness::Witness;
 use futures::Stream;
 use saltern_store::StoreError;
 use saltern_wire::JobId;
@@ -28,12 +29,13 @@ use std::sync::Arc;
 pub struct Watch {
     replica: Arc<dyn Replica>,
     presence: Presence,
+    witness: Arc<Witness>,
 }
 
 impl Watch {
-    /// Over this master's truth and presence.
-    pub fn new(replica: Arc<dyn Replica>, presence: Presence) -> Self {
-        Self { replica, presence }
+    /// Over this master's truth and presence, and what it notices of offenders.
+    pub fn new(replica: Arc<dyn Replica>, presence: Presence, witness: Arc<Witness>) -> Self {
+        Self { replica, presence, witness }
     }
 
     /// The answers to a job: first those that are recorded, then each as it comes, `Done` at the end. `None` if there is no
@@ -44,6 +46,6 @@ impl Watch {
 
     /// Everything that happens from now on.
     pub fn events(&self) -> impl Stream<Item = Event> + Send + 'static {
-        events::events(Arc::clone(&self.replica), &self.presence)
+        events::events(Arc::clone(&self.replica), &self.presence, &self.witness)
     }
 }

@@ -1,7 +1,7 @@
 //! Raft's messages that the library's defaults would leave unsent: leadership is handed over, and an isolated member disturbs nobody.
 
 use saltern_cluster::mesh::message::{Request, Response};
-use saltern_cluster::mesh::server::{MeshService, serve};
+use saltern_cluster::mesh::server::{MeshService, Unfit, serve};
 use saltern_cluster::mesh::tls::framed;
 use saltern_cluster::mesh::{Mesh, MeshListener, MeshTransport};
 use saltern_cluster::raft::machine::{DiskWork, Machine};
@@ -125,6 +125,10 @@ impl MeshService for OnlyRaft {
     async fn replicate(&self, from: MasterId, link: Link) {
         self.0.replicate(from, link).await;
     }
+
+    fn note_expired(&self) {}
+
+    fn note_refused(&self, _: MasterId, _: Unfit) {}
 }
 
 fn address(id: MasterId) -> Address {

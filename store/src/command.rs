@@ -7,7 +7,7 @@ use saltern_wire::codec::Encoded;
 use saltern_wire::crypto::{Fingerprint, PublicKey, Signed};
 use saltern_wire::job::{Job, ReturnPart};
 use saltern_wire::master::{Certificate, Directory, Endpoints, MasterState};
-use saltern_wire::mine::MineReport;
+use saltern_wire::mine::{MineReport, MineStamp};
 use saltern_wire::settings::Settings;
 use saltern_wire::{ClusterId, JobId, LogicalTime, Map, MasterId, MinionId, Ordinal, RequestId, Value};
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,25 @@ pub enum MineCommand {
         /// The reports.
         reports: Vec<MineReport>,
     },
+    /// Minions reported again what the truth holds: only the stamp rises, so that an older value that is still on its way
+    /// never takes the newer one's place. Taken only where the truth still holds what the proposing master saw.
+    Affirm {
+        /// Of one or many minions.
+        affirmed: Vec<MineAffirmation>,
+    },
+}
+
+/// A mine value that a minion reported again unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MineAffirmation {
+    /// Which minion.
+    pub minion: Ordinal,
+    /// The function.
+    pub function: String,
+    /// The stamp of the value that the proposing master compared with.
+    pub held: MineStamp,
+    /// The stamp of the report.
+    pub stamp: MineStamp,
 }
 
 /// Masters, join tokens, the directory.

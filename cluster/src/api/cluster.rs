@@ -131,7 +131,7 @@ mod tests {
             sessions: None,
             version: None,
         };
-        let quorum = Quorum { fresh: true, stale_ms: None, leader: None, term: 1 };
+        let quorum = Quorum { fresh: true, contact: true, stale_ms: None, leader: None, term: 1 };
         RaftStatus { quorum, members: voters.iter().enumerate().map(member).collect(), last_log: 0, applied: 0 }
     }
 

@@ -2,7 +2,6 @@
 
 use super::{Answered, Api};
 use crate::http::{Fresh, JsonBody, Operator, PathPart, Refusal, RequestName};
-use crate::truth::Lane;
 use axum::Extension;
 use axum::extract::State as Shared;
 use saltern_store::command::{Command, SettingsCommand};
@@ -27,7 +26,7 @@ pub async fn set(
     // What is plainly wrong is said without writing; the truth checks again.
     api.truth.state().settings().with(&setting, &value).map_err(|error| refusal(&error))?;
     let command = Command::Settings(SettingsCommand::Set { name: setting.clone(), value: value.clone() });
-    let committed = api.truth.propose(Lane::Control, command, Some(name)).await?;
+    let committed = api.propose(command, name).await?;
     committed.applied?;
     tracing::info!(setting, %value, operator = operator.0, "changed a setting");
     Ok(api.answer(api.truth.state().settings()))

@@ -2,13 +2,14 @@
 
 use super::event::stream;
 use super::{Answered, Api};
-use crate::http::{Fresh, JsonBody, Operator, PathPart, Query, Refusal, RequestName};
-use crate::watch::job_view;
+use crate::http::{Client, Fresh, JsonBody, Operator, PathPart, Query, Refusal, RequestName};
+use crate::watch::{ViewError, job_view};
 use axum::Extension;
 use axum::extract::State as Shared;
 use axum::response::sse::Event as SentEvent;
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt;
+use saltern_store::State;
 use saltern_store::command::Reply;
 use saltern_store::view::JobSummary as Held;
 use saltern_wire::api::{FailureCode, JobEvent, JobPage, JobState, JobSummary, JobView, Submit, Submitted};
@@ -23,6 +24,15 @@ const PAGE_DEFAULT: usize = 100;
 
 /// Most jobs in a page: a page is one answer, held in memory.
 const PAGE_MAX: usize = 1000;
+
+/// Most bytes of returns in one answer; it is held in memory twice.
+const VIEW_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Most bytes of jobs in a page, within one job: what a page of ordinary jobs never has.
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Jobs that are read at one time for a page: with the longest arguments they are what memory bears.
+const PAGE_STEP: usize = 64;
 
 /// The function that ends a running job on a minion.
 const KILL_FUNCTION: &str = "saltutil.kill_job";
@@ -46,7 +56,7 @@ pub async fn submit(
     if let Some(submitted) = submitted_before(&api, name)? {
         return Ok(api.answer(submitted));
     }
-    let (submitted, _) = api.jobs.submit(submit, &operator.0, name).await?;
+    let (submitted, _) = api.jobs.submit_within(submit, &operator.0, name, api.left()).await?;
     Ok(api.answer(submitted))
 }
 
@@ -66,27 +76,58 @@ pub async fn list(Shared(api): Shared<Arc<Api>>, Query(page): Query<Page>, _: Fr
         let message = format!("a page of {limit} jobs: ask for 1 to {PAGE_MAX}, and for the rest with `before`");
         return Err(Refusal::new(FailureCode::Invalid, message));
     }
-    api.read(move |_, state| {
-        let mut jobs: Vec<JobSummary> =
-            state.jobs(page.before, limit + 1, page.active)?.into_iter().map(summary).collect();
-        let more = jobs.len() > limit;
-        jobs.truncate(limit);
-        let next = jobs.last().map(|job| job.jid).filter(|_| more);
-        Ok(JobPage { jobs, next })
-    })
-    .await
+    api.read(move |_, state| job_page(state, page.before, limit, page.active)).await
+}
+
+/// The newest jobs below `before`: as many as asked for, and no more than fit. The page says where the next one begins.
+fn job_page(state: &State, before: Option<JobId>, limit: usize, active: bool) -> Result<JobPage, Refusal> {
+    let (mut jobs, mut bytes, mut before) = (Vec::new(), 0, before);
+    loop {
+        let wanted = (limit - jobs.len()).min(PAGE_STEP);
+        let held = state.jobs(before, wanted + 1, active)?;
+        let more = held.len() > wanted;
+        for job in held.into_iter().take(wanted) {
+            let job = summary(job);
+            bytes += weight(&job);
+            before = Some(job.jid);
+            jobs.push(job);
+            if bytes >= PAGE_BYTES_MAX {
+                return Ok(JobPage { jobs, next: before });
+            }
+        }
+        if !more || jobs.len() == limit {
+            return Ok(JobPage { jobs, next: before.filter(|_| more) });
+        }
+    }
+}
+
+/// About how long a job is in a page, in bytes.
+fn weight(job: &JobSummary) -> usize {
+    let words: usize = job.arguments.iter().map(|word| word.to_string().len()).sum();
+    let named: usize = job.keywords.iter().map(|(name, value)| name.len() + value.to_string().len()).sum();
+    words + named + job.target.expression.len() + 256
 }
 
 /// `GET /v1/jobs/{jid}`
 pub async fn show(Shared(api): Shared<Arc<Api>>, PathPart(jid): PathPart, _: Fresh) -> Answered<JobView> {
     let jid: JobId = jid.parse()?;
-    api.read(move |api, state| job_view(state, &api.presence, jid)?.ok_or_else(|| no_such_job(jid))).await
+    api.read(move |api, state| match job_view(state, &api.presence, jid, VIEW_BYTES_MAX) {
+        Ok(view) => view.ok_or_else(|| no_such_job(jid)),
+        Err(ViewError::Store(error)) => Err(error.into()),
+        Err(large @ ViewError::Large { .. }) => Err(Refusal::new(FailureCode::Invalid, large.to_string())),
+    })
+    .await
 }
 
 /// `GET /v1/jobs/{jid}/events`
-pub async fn events(Shared(api): Shared<Arc<Api>>, PathPart(jid): PathPart, _: Fresh) -> Result<Response, Refusal> {
+pub async fn events(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(client): Extension<Client>,
+    PathPart(jid): PathPart,
+    _: Fresh,
+) -> Result<Response, Refusal> {
     let jid: JobId = jid.parse()?;
-    let place = api.stream_place()?;
+    let place = api.stream_place(&client)?;
     let events = api.watch.job(jid)?.ok_or_else(|| no_such_job(jid))?;
     let sent = events.map(|event| {
         let name = match &event {
@@ -129,7 +170,7 @@ pub async fn kill(
         keywords: Map::new(),
         ttl_ms: None,
     };
-    let (submitted, _) = api.jobs.submit(submit, &operator.0, name).await?;
+    let (submitted, _) = api.jobs.submit_within(submit, &operator.0, name, api.left()).await?;
     Ok(api.answer(submitted))
 }
 

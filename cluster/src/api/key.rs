@@ -5,7 +5,6 @@
 
 use super::{Answered, Api, step_name};
 use crate::http::{Fresh, JsonBody, Operator, Refusal, RequestName};
-use crate::truth::Lane;
 use axum::Extension;
 use axum::extract::State as Shared;
 use saltern_store::State;
@@ -25,7 +24,7 @@ const FINGERPRINT_DIGITS_MIN: usize = 8;
 
 /// What is decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(crate) enum Decision {
     /// Let them work.
     Accept,
     /// Remember and refuse them.
@@ -131,7 +130,7 @@ async fn decide(
             // since, may still be on its way into the log: the refusal goes there as well, and whichever comes first is the
             // answer.
             let command = decision.command(Vec::new(), operator.0.clone());
-            let committed = api.truth.propose(Lane::Control, command, Some(step_name(name, step))).await?;
+            let committed = api.propose(command, step_name(name, step)).await?;
             changed.extend(changed_keys(committed.applied?)?);
             if changed.is_empty() {
                 return Err(refusal);
@@ -141,7 +140,7 @@ async fn decide(
     };
     for keys in selected.chunks(KEYS_PER_ENTRY_MAX) {
         let command = decision.command(keys.to_vec(), operator.0.clone());
-        let committed = api.truth.propose(Lane::Control, command, Some(step_name(name, step))).await?;
+        let committed = api.propose(command, step_name(name, step)).await?;
         changed.extend(changed_keys(committed.applied?)?);
         step += 1;
     }
@@ -168,7 +167,7 @@ fn all_keys(state: &State) -> Result<Vec<KeyRecord>, Refusal> {
 }
 
 /// The exact keys that a selection means.
-pub(super) fn select(
+pub(crate) fn select(
     keys: &[KeyRecord],
     decision: Decision,
     wanted: &KeyDecision,

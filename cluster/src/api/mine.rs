@@ -2,7 +2,7 @@
 
 use super::{Answered, Api};
 use crate::http::{Fresh, Query, Refusal};
-use crate::target::resolve;
+use crate::target::{gather_mine, resolve};
 use axum::extract::State as Shared;
 use saltern_wire::api::FailureCode;
 use saltern_wire::limits::FUNCTION_NAME_BYTES_MAX;
@@ -11,6 +11,9 @@ use saltern_wire::target::{Target, TargetKind};
 use serde::Deserialize;
 use std::sync::Arc;
 
+/// Most bytes of values in one answer; it is held in memory twice.
+const MINE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// Whose values, and which.
 #[derive(Debug, Deserialize)]
 pub struct Wanted {
@@ -18,6 +21,13 @@ pub struct Wanted {
     kind: TargetKind,
     target: String,
     function: String,
+}
+
+impl Wanted {
+    /// Whose.
+    pub(crate) fn target(&self) -> Target {
+        Target { kind: self.kind, expression: self.target.clone() }
+    }
 }
 
 /// `GET /v1/mine`
@@ -29,10 +39,17 @@ pub async fn list(Shared(api): Shared<Arc<Api>>, Query(wanted): Query<Wanted>, _
         );
         return Err(Refusal::new(FailureCode::Invalid, message));
     }
-    let target = Target { kind: wanted.kind, expression: wanted.target };
+    let target = wanted.target();
     api.read(move |_, state| {
         let of = resolve(state, &target).map_err(|error| Refusal::new(FailureCode::Invalid, error.to_string()))?;
-        Ok(state.mine(&of, &wanted.function)?)
+        let entries = gather_mine(state, &of, &wanted.function, MINE_BYTES_MAX)?;
+        entries.ok_or_else(|| {
+            let message = format!(
+                "the mine values of {} for {target} exceed {MINE_BYTES_MAX} bytes: narrow the target",
+                wanted.function
+            );
+            Refusal::new(FailureCode::Invalid, message)
+        })
     })
     .await
 }

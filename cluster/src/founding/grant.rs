@@ -64,14 +64,7 @@ pub async fn issue_join(
     request: &JoinRequest,
     name: RequestId,
 ) -> Result<(JoinGrant, Revision), Refusal> {
-    let newcomer = Newcomer {
-        name: &request.name,
-        public_key: request.public_key,
-        endpoints: &request.endpoints,
-        region: &request.region,
-        zone: &request.zone,
-        replaces: None,
-    };
+    let newcomer = Newcomer::with_token(request);
     newcomer.check()?;
     let secret_hash = token::secret_hash(&request.secret);
     require_token(replica, &secret_hash, &newcomer).await?;
@@ -223,7 +216,25 @@ async fn enter(
     Err(Refusal::new(FailureCode::Busy, "the directory of masters keeps changing: try again with the same token"))
 }
 
-impl Newcomer<'_> {
+/// Whether a wish to join makes sense at all.
+#[cfg(test)]
+pub(crate) fn check(request: &JoinRequest) -> Result<(), Refusal> {
+    Newcomer::with_token(request).check()
+}
+
+impl<'a> Newcomer<'a> {
+    /// A machine that brings a token.
+    fn with_token(request: &'a JoinRequest) -> Self {
+        Self {
+            name: &request.name,
+            public_key: request.public_key,
+            endpoints: &request.endpoints,
+            region: &request.region,
+            zone: &request.zone,
+            replaces: None,
+        }
+    }
+
     /// Whether its wish makes sense at all; the truth decides the rest.
     fn check(&self) -> Result<(), Refusal> {
         let invalid = |cause: String| Refusal::new(FailureCode::Invalid, cause);

@@ -87,7 +87,7 @@ pub struct Fresh(());
 
 /// What a query may ask for.
 #[derive(Debug, Default, Deserialize)]
-struct Wanted {
+pub(crate) struct Wanted {
     revision: Option<u64>,
     #[serde(default)]
     consistent: bool,
@@ -99,11 +99,11 @@ impl FromRequestParts<Arc<Api>> for Fresh {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let Query(wanted) = Query::<Wanted>::from_request_parts(parts, api).await?;
         if wanted.consistent {
-            let within = if api.truth.quorum().fresh { FRESH_TIMEOUT } else { CUT_OFF_TIMEOUT };
+            let within = if api.truth.quorum().contact { FRESH_TIMEOUT } else { CUT_OFF_TIMEOUT }.min(api.left());
             api.truth.confirm(within).await.map_err(unconfirmed)?;
         }
         if let Some(revision) = wanted.revision {
-            match api.truth.reach(Revision(revision), FRESH_TIMEOUT).await {
+            match api.truth.reach(Revision(revision), FRESH_TIMEOUT.min(api.left())).await {
                 Ok(()) => {}
                 Err(ProposeError::Unknown | ProposeError::NoQuorum | ProposeError::Busy | ProposeError::NoRoom(_)) => {
                     return Err(behind(api, revision));

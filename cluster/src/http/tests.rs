@@ -1,20 +1,25 @@
 //! Who is let in, what is bounded, and that every refusal is one that clients can read.
 
+use super::asking::deadline;
 use super::authorise::authorise;
 use super::health::checks;
-use super::serve::{deadline, no_such_method, no_such_path};
+use super::serve::{no_such_method, no_such_path};
 use super::*;
 use crate::truth::{ProposeError, Quorum, RaftStatus};
+use crate::witness::Witness;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use saltern_pubsub::clock::SystemClock;
 use saltern_store::command::Refused;
-use saltern_wire::api::{FailureBody, FailureCode, Submit};
+use saltern_wire::api::{DEADLINE_HEADER, FailureBody, FailureCode, Submit};
+use saltern_wire::io::Clock;
 use saltern_wire::limits::API_BODY_BYTES_MAX;
 use saltern_wire::master::MasterState;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -71,6 +76,11 @@ fn callers_are_known_by_the_kernel_or_by_the_token() {
     assert!(without.admit(remote, &bearer("Bearer ")).is_err(), "no token is not an empty one");
 }
 
+fn patience() -> Patience {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    Patience { witness: Witness::new(Arc::clone(&clock)), clock }
+}
+
 /// A router with every layer of the real one, over handlers that need no truth.
 fn router() -> Router {
     let echo = |Extension(Operator(name)): Extension<Operator>, JsonBody(submit): JsonBody<Submit>| async move {
@@ -81,8 +91,8 @@ fn router() -> Router {
     };
     Router::new()
         .route("/submit", post(echo))
-        .route("/slow", get(slow))
-        .route_layer(from_fn(deadline))
+        .route("/slow", get(slow).post(slow))
+        .route_layer(from_fn_with_state(patience(), deadline))
         .route_layer(from_fn_with_state(gatekeeper(), authorise))
         .route("/livez", get(health::livez))
         .fallback(no_such_path)
@@ -100,6 +110,12 @@ async fn failure(request: Request<Body>) -> (StatusCode, saltern_wire::api::Fail
     let (status, _, body) = ask(request).await;
     let body: FailureBody = serde_json::from_str(&body).expect(&body);
     (status, body.error)
+}
+
+/// A client that waits for no longer than it says.
+fn hasty(mut request: Request<Body>, ms: &'static str) -> Request<Body> {
+    request.headers_mut().insert(DEADLINE_HEADER, HeaderValue::from_static(ms));
+    request
 }
 
 fn as_root(mut request: Request<Body>) -> Request<Body> {
@@ -124,7 +140,11 @@ async fn every_refusal_has_the_same_body() {
         (as_root(request("POST", "/submit", &long)), 400, FailureCode::Invalid, "1048576"),
         (as_root(request("GET", "/submit", "")), 400, FailureCode::Invalid, "/submit does not take GET"),
         (as_root(request("GET", "/v9/keys", "")), 404, FailureCode::NotFound, "/v9/keys"),
-        (as_root(request("GET", "/slow", "")), 503, FailureCode::Unknown, "30 s"),
+        (as_root(request("GET", "/slow", "")), 429, FailureCode::Busy, "30000 ms"),
+        (as_root(request("POST", "/slow", "")), 503, FailureCode::Unknown, "30000 ms: the outcome is unknown"),
+        (as_root(hasty(request("POST", "/slow", ""), "1500")), 503, FailureCode::Unknown, "1500 ms"),
+        (as_root(hasty(request("POST", "/slow", ""), "soon")), 400, FailureCode::Invalid, "\"soon\""),
+        (as_root(hasty(request("POST", "/slow", ""), "0")), 400, FailureCode::Invalid, "at least 1"),
     ] {
         let (answered, failure) = failure(request).await;
         assert_eq!((answered.as_u16(), failure.code), (status, code), "{failure}");
@@ -161,7 +181,7 @@ fn the_truth_is_quoted_with_the_code_that_decides_the_exit() {
 #[test]
 fn readiness_names_what_is_missing() {
     let raft = |fresh: bool, last_log, applied| RaftStatus {
-        quorum: Quorum { fresh, stale_ms: (!fresh).then_some(7), leader: None, term: 1 },
+        quorum: Quorum { fresh, contact: fresh, stale_ms: (!fresh).then_some(7), leader: None, term: 1 },
         members: Vec::new(),
         last_log,
         applied,
@@ -207,6 +227,52 @@ async fn a_used_port_is_named() {
     assert!(error.contains(&address.to_string()) && error.contains("api_port"), "{error}");
 }
 
+/// A process with as many connections as it may have is told so at the next one.
+#[tokio::test]
+async fn one_client_gets_no_more_connections_than_it_leaves_to_others() {
+    let home = tempfile::tempdir().expect("a folder");
+    let path = home.path().join("master.sock");
+    let unix = bind_unix(&path).await.expect("made");
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let witness = patience().witness;
+    let router = Router::new().route("/livez", get(health::livez));
+    tasks.spawn(serve_unix(unix, Door::new(router, Arc::clone(&witness), stop.clone()), tasks.clone()));
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut stream = UnixStream::connect(&path).await.expect("connected");
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+        let mut answer = vec![0; 4096];
+        let read = stream.read(&mut answer).await.expect("answered");
+        if answer.starts_with(b"HTTP/1.1 200") {
+            held.push(stream);
+            assert!(held.len() < serve::CONNECTIONS_MAX, "one client has all of them");
+            continue;
+        }
+        break String::from_utf8_lossy(&answer[..read]).into_owned();
+    };
+    assert_eq!(held.len(), serve::CONNECTIONS_MAX / 2);
+    let (head, body) = refused.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.starts_with("HTTP/1.1 429") && head.contains(&format!("content-length: {}", body.len())), "{head}");
+    let body: FailureBody = serde_json::from_str(body).expect(body);
+    assert_eq!(body.error.code, FailureCode::Busy);
+    assert_eq!(witness.refused(crate::witness::Reason::ApiClient), 1);
+    held.clear();
+    let freed = async {
+        loop {
+            let mut stream = UnixStream::connect(&path).await.expect("connected");
+            stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");
+            let mut answer = vec![0; 4096];
+            let _ = stream.read(&mut answer).await.expect("answered");
+            if answer.starts_with(b"HTTP/1.1 200") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), freed).await.expect("places come back");
+    stop.cancel();
+}
+
 #[tokio::test]
 async fn the_socket_serves_its_own_user_and_stops_when_told() {
     let home = tempfile::tempdir().expect("a folder");
@@ -216,7 +282,7 @@ async fn the_socket_serves_its_own_user_and_stops_when_told() {
     let own = Gatekeeper::new(None, rustix::process::geteuid().as_raw());
     let who = |Extension(Operator(name)): Extension<Operator>| async move { name };
     let router = Router::new().route("/who", get(who)).route_layer(from_fn_with_state(own, authorise));
-    tasks.spawn(serve_unix(listener, router, tasks.clone(), stop.clone()));
+    tasks.spawn(serve_unix(listener, Door::new(router, patience().witness, stop.clone()), tasks.clone()));
 
     let mut stream = UnixStream::connect(&path).await.expect("connected");
     stream.write_all(b"GET /who HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sent");

@@ -54,7 +54,8 @@ impl Caller {
             () = &mut deadline => return Err(self.unreachable("dialling took too long")),
         };
         let number = connection.next.fetch_add(1, Ordering::Relaxed);
-        let body = saltern_wire::encode(&Numbered { number, body: request.clone() });
+        let deadline_ms = u64::try_from(within.as_millis()).ok();
+        let body = saltern_wire::encode(&Numbered { number, deadline_ms, body: request.clone() });
         let reply = connection.expect(number).ok_or_else(|| self.unreachable("the connection was just closed"))?;
         let heard_before = connection.heard.load(Ordering::Relaxed);
         if connection.outgoing.try_send(body.into()).is_err() {

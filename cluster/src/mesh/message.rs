@@ -50,6 +50,9 @@ const HELLO_VERSION: u8 = 1;
 pub struct Numbered<T> {
     /// Unique within the connection.
     pub number: u64,
+    /// How long the asker waits, in milliseconds: a question that waited longer for its turn is dropped. Absent in replies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
     /// The question or reply.
     pub body: T,
 }

@@ -14,6 +14,22 @@ use tokio_util::task::TaskTracker;
 /// Questions of one connection that are served at the same time. Further ones wait on the wire.
 const IN_FLIGHT_MAX: usize = 256;
 
+/// How often it is looked whether the other end of a link is still one of the cluster. Each question is held against that
+/// as well.
+const EXPELLED_EVERY: Duration = Duration::from_secs(1);
+
+/// Longest wait for a turn of a question that names no deadline.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Why something of another master was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is neither in the directory nor in the group.
+    Stranger,
+    /// It said what cannot be read.
+    Malformed,
+}
+
 /// Whoever answers the other masters.
 #[async_trait::async_trait]
 pub trait MeshService: Send + Sync + 'static {
@@ -25,6 +41,10 @@ pub trait MeshService: Send + Sync + 'static {
     async fn answer(&self, from: MasterId, request: Request) -> Response;
     /// Serves a replication stream to its end.
     async fn replicate(&self, from: MasterId, link: Link);
+    /// A question was dropped: it waited longer for its turn than its asker does for the answer.
+    fn note_expired(&self);
+    /// A link or a message of `from` was refused: it is no member, or says what cannot be read.
+    fn note_refused(&self, from: MasterId, why: Unfit);
 }
 
 /// Listens on `bind` and serves until `stop`. An error means that the address cannot be used.
@@ -62,7 +82,8 @@ async fn accept_all(
                 });
             }
             Ok((from, link)) => {
-                tracing::warn!(%from, peer = link.peer, "refused a master that is not in the directory")
+                service.note_refused(from, Unfit::Stranger);
+                tracing::warn!(%from, peer = link.peer, "refused a master that is not in the directory");
             }
             Err(error) => {
                 tracing::error!(%error, "the listener for other masters is gone");
@@ -76,11 +97,29 @@ async fn serve_link(from: MasterId, mut link: Link, service: Arc<dyn MeshService
     let patience = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
     let hello = tokio::time::timeout(patience, link.receiver.recv()).await;
     let Ok(Ok(hello)) = hello else { return };
-    match Channel::from_hello(&hello) {
-        Some(Channel::Replicate) if !service.admits(from) => {}
-        Some(Channel::Replicate) => service.replicate(from, link).await,
-        Some(Channel::Control | Channel::Snapshot | Channel::Work) => answer_all(from, link, service).await,
-        None => tracing::warn!(%from, "a master speaks another version of the mesh; upgrade the older one"),
+    let serve = async {
+        match Channel::from_hello(&hello) {
+            Some(Channel::Replicate) if !service.admits(from) => {}
+            Some(Channel::Replicate) => service.replicate(from, link).await,
+            Some(Channel::Control | Channel::Snapshot | Channel::Work) => {
+                answer_all(from, link, Arc::clone(&service)).await;
+            }
+            None => tracing::warn!(%from, "a master speaks another version of the mesh; upgrade the older one"),
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = expelled(from, &*service) => {
+            service.note_refused(from, Unfit::Stranger);
+            tracing::warn!(%from, "closed the link of a master that is no longer one of the cluster");
+        }
+    }
+}
+
+/// Waits until `from` may not speak to this master any more.
+async fn expelled(from: MasterId, service: &dyn MeshService) {
+    while service.admits(from) || service.hears_out(from) {
+        tokio::time::sleep(EXPELLED_EVERY).await;
     }
 }
 
@@ -100,18 +139,34 @@ async fn answer_all(from: MasterId, link: Link, service: Arc<dyn MeshService>) {
         let answers = TaskTracker::new();
         while let Ok(message) = receiver.recv().await {
             let asked = saltern_wire::codec::decode_bounded::<Numbered<Request>>(&message, PEER_MESSAGE_BYTES_MAX);
-            let Numbered { number, body } = match asked {
+            let Numbered { number, deadline_ms, body } = match asked {
                 Ok(asked) => asked,
                 Err(error) => {
+                    service.note_refused(from, Unfit::Malformed);
                     tracing::warn!(%from, %error, "a master sent a question that cannot be read; closing the connection");
                     return;
                 }
             };
-            let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            if !service.admits(from) && !service.hears_out(from) {
+                return;
+            }
+            let within = Duration::from_millis(deadline_ms.unwrap_or(u64::MAX)).min(WAIT_MAX);
+            let permit = match tokio::time::timeout(within, Arc::clone(&permits).acquire_owned()).await {
+                Ok(Ok(permit)) => permit,
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    // Nobody waits for the answer any more, and nothing was done: the asker may say so.
+                    service.note_expired();
+                    let late = Response::Failed("it waited longer for its turn than anybody for the answer".into());
+                    let late = Numbered { number, deadline_ms: None, body: late };
+                    let _ = replies.try_send(saltern_wire::encode(&late).into());
+                    continue;
+                }
+            };
             let (service, replies) = (Arc::clone(&service), replies.clone());
             answers.spawn(async move {
                 let body: Response = service.answer(from, body).await;
-                let _ = replies.send(saltern_wire::encode(&Numbered { number, body }).into()).await;
+                let _ = replies.send(saltern_wire::encode(&Numbered { number, deadline_ms: None, body }).into()).await;
                 drop(permit);
             });
         }

@@ -1,7 +1,7 @@
 //! `saltern-master run`: a master from its first file to its last.
 
 use super::Failed;
-use crate::api::Api;
+use crate::api::{Api, Gate};
 use crate::config::{Config, LogLevel};
 use crate::founding;
 use crate::mesh::Mesh;
@@ -66,7 +66,7 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
     // Everything that follows writes; what the stores would say of a disk that takes nothing is harder to read.
     require_writable(&config.data_dir)?;
     let founding = founding::pending(&SystemDisk, &config.data_dir)?;
-    let edges = edges(&config, &credentials)?;
+    let (edges, gate) = edges(&config, &credentials)?;
     // The API's addresses are taken first: a second master with the same configuration ends here, before it touches a log.
     let tcp = crate::http::bind_tcp(config.bind(config.api_port))?;
     let node = match Node::start(node_config(&config), edges, Arc::clone(&credentials), founding).await {
@@ -83,7 +83,7 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
     let unix = crate::http::bind_unix(&config.socket).await?;
     let token = founding::api_token(&SystemDisk, &config.api_token_file);
     let token = token.map_err(|source| Failed::File { path: config.api_token_file.display().to_string(), source })?;
-    Api::new(&node, token).serve(unix, tcp, &node)?;
+    Api::new(&node, token, Some(gate)).serve(unix, tcp, &node)?;
     // Outside systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let failure = tokio::select! {
@@ -144,7 +144,7 @@ async fn take_no_part(credentials: &Credentials, cause: &str, remedy: &str) -> F
     Failed::Quarantined { cause: cause.into(), remedy: remedy.into() }
 }
 
-fn edges(config: &Config, credentials: &Arc<Credentials>) -> Result<Edges, Failed> {
+fn edges(config: &Config, credentials: &Arc<Credentials>) -> Result<(Edges, Gate), Failed> {
     let mesh = tls::mesh(credentials)?;
     let mut limits = GateLimits::default();
     if let Some(wanted) = config.connections_per_address_max {
@@ -152,16 +152,18 @@ fn edges(config: &Config, credentials: &Arc<Credentials>) -> Result<Edges, Faile
     }
     let transport = ZmqTransport::new(limits)
         .map_err(|source| Failed::File { path: std::env::temp_dir().display().to_string(), source })?;
+    let gate = Gate { counters: transport.counters(), offences: transport.offences() };
     let entropy = Arc::new(SystemEntropy);
     let io =
         Io { transport: Arc::new(transport), clock: Arc::new(SystemClock::new()), entropy, disk: Arc::new(SystemDisk) };
-    Ok(Edges {
+    let edges = Edges {
         io,
         mesh: Arc::new(mesh),
         engine: Arc::new(RocksEngine),
         flush: FlushBy::Thread,
         disk_work: DiskWork::Threads,
-    })
+    };
+    Ok((edges, gate))
 }
 
 fn node_config(config: &Config) -> NodeConfig {

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 /// Logical time at which the tests begin: 2026-11-23.
 const BEGIN_MICROS: u64 = 1_795_392_390_000_000;
@@ -69,6 +69,8 @@ struct Shared {
     members: Vec<(Arc<State>, broadcast::Sender<Arc<AppliedEntry>>)>,
     log: Vec<Item>,
     fail: Option<ProposeError>,
+    /// Whether proposals wait.
+    stalled: watch::Sender<bool>,
     /// Every command that was asked for, refused or not.
     asked: Vec<Command>,
     /// Masters that apply nothing until they confirm, by place, with what they lack.
@@ -101,8 +103,14 @@ impl Together {
                 .expect("an empty disk");
             members.push((state, broadcast::Sender::new(1024)));
         }
-        let shared =
-            Shared { members: members.clone(), log: Vec::new(), fail: None, asked: Vec::new(), held: BTreeMap::new() };
+        let shared = Shared {
+            members: members.clone(),
+            log: Vec::new(),
+            fail: None,
+            stalled: watch::Sender::new(false),
+            asked: Vec::new(),
+            held: BTreeMap::new(),
+        };
         let shared = Arc::new(Mutex::new(shared));
         let member = |(id, (state, effects)): (u64, (Arc<State>, broadcast::Sender<_>))| Self {
             id: MasterId(id),
@@ -110,7 +118,13 @@ impl Together {
             effects,
             shared: Arc::clone(&shared),
             clock: clock.clone(),
-            quorum: Arc::new(Mutex::new(Quorum { fresh: true, stale_ms: None, leader: Some(MasterId(1)), term: 1 })),
+            quorum: Arc::new(Mutex::new(Quorum {
+                fresh: true,
+                contact: true,
+                stale_ms: None,
+                leader: Some(MasterId(1)),
+                term: 1,
+            })),
         };
         let all: Vec<Self> = (1..).zip(members).map(member).collect();
         let found = MasterCommand::Found {
@@ -188,6 +202,16 @@ impl Together {
         self.shared.lock().expect("no test panics with it").fail = how;
     }
 
+    /// Every proposal waits from now on.
+    pub(crate) fn stall(&self) {
+        self.shared.lock().expect("no test panics with it").stalled.send_replace(true);
+    }
+
+    /// What waits goes on.
+    pub(crate) fn flow(&self) {
+        self.shared.lock().expect("no test panics with it").stalled.send_replace(false);
+    }
+
     /// What was proposed so far.
     pub(crate) fn asked(&self) -> Vec<Command> {
         self.shared.lock().expect("no test panics with it").asked.clone()
@@ -197,7 +221,7 @@ impl Together {
     pub(crate) fn set_quorum(&self, fresh: bool, stale: Duration) {
         let stale_ms = (!fresh).then(|| u64::try_from(stale.as_millis()).expect("a short time"));
         let mut quorum = self.quorum.lock().expect("no test panics with it");
-        *quorum = Quorum { fresh, stale_ms, ..quorum.clone() };
+        *quorum = Quorum { fresh, contact: fresh, stale_ms, ..quorum.clone() };
     }
 
     /// The masters' common clock.
@@ -257,11 +281,12 @@ impl Replica for Together {
     ) -> Result<Committed, ProposeError> {
         // Others get their turn before a write is done, as with a real one.
         tokio::task::yield_now().await;
-        let fail = {
+        let (fail, mut stalled) = {
             let mut shared = self.shared.lock().expect("no test panics with it");
             shared.asked.push(command.clone());
-            shared.fail.clone()
+            (shared.fail.clone(), shared.stalled.subscribe())
         };
+        stalled.wait_for(|stalled| !stalled).await.expect("the sender lives as long as the log");
         match fail {
             Some(error) => Err(error),
             None => Ok(self.apply(command, request)),

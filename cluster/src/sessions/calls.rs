@@ -3,9 +3,9 @@
 //! Writes go through the inbox or a proposal of their own and are answered once applied here; reads are local, as old as
 //! this master's applied state, and say at which revision.
 
-use crate::inbox::{settle, unreadable};
+use crate::inbox::{Asker, late, settle, unreadable};
 use crate::sessions::Shared;
-use crate::target::resolve;
+use crate::target::{gather_mine, resolve};
 use crate::truth::Lane;
 use saltern_store::command::{Command, MinionCommand};
 use saltern_wire::job::ReturnPart;
@@ -17,6 +17,7 @@ use saltern_wire::mine::{MineEntry, MineReport};
 use saltern_wire::session::{Answer, Call, Refusal};
 use saltern_wire::target::Target;
 use saltern_wire::{Map, MinionId, Ordinal, Revision};
+use std::time::Duration;
 
 /// Most items of one call: what an entry of acceptances holds, and far more than a minion has open.
 const ITEMS_MAX: usize = 4096;
@@ -37,6 +38,38 @@ pub(crate) struct Caller<'a> {
     pub(crate) incarnation: u64,
     /// Its program version.
     pub(crate) version: &'a str,
+    /// When it no longer waits, by this master's monotonic clock.
+    pub(crate) deadline: Duration,
+}
+
+impl Caller<'_> {
+    fn asker(&self) -> Asker {
+        Asker { ordinal: self.ordinal, deadline: self.deadline }
+    }
+}
+
+/// What a call costs before it is carried out, in units of about half a millisecond of a session's share: one, and more for
+/// bytes.
+pub(crate) fn cost_of(call: &Call) -> u32 {
+    let bytes: usize = match call {
+        Call::Accept(jobs) => jobs.len() * 32,
+        Call::Return(parts) => parts.iter().map(|part| part.body.len()).sum(),
+        Call::Facts(_) => FACTS_BYTES_MAX,
+        Call::MineReport(reports) => reports.len() * 1024,
+        Call::MineGet { target, .. } => target.expression.len() * 16,
+    };
+    1 + u32::try_from(bytes / UNIT_BYTES).unwrap_or(u32::MAX - 1)
+}
+
+/// Bytes that a unit of [`cost_of`] covers.
+const UNIT_BYTES: usize = 32 * 1024;
+
+/// Minions that a unit covers when a target is resolved.
+const UNIT_MINIONS: u64 = 50;
+
+/// What resolving a target costs here: every accepted minion is looked at.
+pub(crate) fn cost_of_target(shared: &Shared) -> u32 {
+    u32::try_from(shared.replica.state().counts().accepted / UNIT_MINIONS).unwrap_or(u32::MAX)
 }
 
 /// Carries out one call; the answer goes with a revision at which it holds.
@@ -44,17 +77,17 @@ pub(crate) async fn carry_out(shared: &Shared, caller: &Caller<'_>, call: Call) 
     match call {
         Call::Accept(jobs) => {
             bounded(jobs.len(), "jobs")?;
-            shared.inbox.accept(caller.ordinal, jobs).await.map(|revision| (Answer::Done, revision))
+            shared.inbox.accept(caller.asker(), jobs).await.map(|revision| (Answer::Done, revision))
         }
         Call::Return(parts) => {
             check_parts(&parts)?;
-            let recorded = shared.inbox.record(caller.ordinal, parts).await?;
+            let recorded = shared.inbox.record(caller.asker(), parts).await?;
             Ok((Answer::Recorded(recorded.0), recorded.1))
         }
         Call::Facts(facts) => report_facts(shared, caller, facts).await.map(|revision| (Answer::Done, revision)),
         Call::MineReport(reports) => {
             check_reports(&reports)?;
-            shared.inbox.report(caller.ordinal, reports).await.map(|revision| (Answer::Done, revision))
+            shared.inbox.report(caller.asker(), reports).await.map(|revision| (Answer::Done, revision))
         }
         Call::MineGet { target, function } => {
             // Taken before the read: what is read is at least that new.
@@ -123,30 +156,27 @@ pub(crate) async fn report_facts(shared: &Shared, caller: &Caller<'_>, facts: Ma
     if same {
         return Ok(revision);
     }
-    let _turn = shared.facts.acquire().await.map_err(|_| Refusal::Unknown)?;
+    let left = || caller.deadline.saturating_sub(shared.io.clock.monotonic());
+    let Ok(turn) = tokio::time::timeout(left(), shared.facts.acquire()).await else {
+        return Err(late(&shared.witness));
+    };
+    let _turn = turn.map_err(|_| Refusal::Unknown)?;
     let command = Command::Minion(MinionCommand::Facts {
         minion: caller.minion.clone(),
         incarnation: caller.incarnation,
         version: caller.version.to_owned(),
         facts,
     });
-    settle(shared.replica.propose(Lane::Bulk, command, None).await).map(|(_, revision)| revision)
+    settle(shared.replica.propose_within(Lane::Bulk, command, None, left()).await).map(|(_, revision)| revision)
 }
 
 fn mine_get(shared: &Shared, target: &Target, function: &str) -> Result<Vec<MineEntry>, Refusal> {
     let state = shared.replica.state();
     let whose = resolve(state, target).map_err(|error| Refusal::Invalid(error.to_string()))?;
-    let entries = state.mine(&whose, function).map_err(|error| unreadable(&error))?;
-    let weight = |entry: &MineEntry| {
-        entry.value.to_string().len() + entry.minion.as_str().len() + entry.function.len() + ENTRY_OVERHEAD
-    };
-    if entries.iter().map(weight).sum::<usize>() > MINE_REPLY_BYTES_MAX {
-        return Err(Refusal::Invalid(format!(
+    let entries = gather_mine(state, &whose, function, MINE_REPLY_BYTES_MAX).map_err(|error| unreadable(&error))?;
+    entries.ok_or_else(|| {
+        Refusal::Invalid(format!(
             "the mine values of {function} for {target} exceed {MINE_REPLY_BYTES_MAX} bytes: narrow the target"
-        )));
-    }
-    Ok(entries)
+        ))
+    })
 }
-
-/// What an entry weighs in a reply beyond its texts, in bytes: field names and stamp.
-const ENTRY_OVERHEAD: usize = 64;

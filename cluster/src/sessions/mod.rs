@@ -8,17 +8,21 @@
 //! ```
 //!
 //! * [`session`] is one session: a reader that decides and a writer that drains a bounded queue.
-//! * [`roster`] knows them all; [`standing`] is what the truth thinks of a key; [`calls`] answers questions.
+//! * [`roster`] knows them all; [`standing`] is what the truth thinks of a key; [`calls`] answers questions; [`limits`] says
+//!   how much one of them may ask.
 //!
 //! **Invariants.** The identity of a session is what its handshake proved. Attaching writes nothing to the log unless the
 //! key is unknown or the minion is a new incarnation. A session begins after a majority has confirmed that what is applied
 //! here is the newest, if there is one; from then on publishing ends it as soon as its revocation is applied, before the
 //! fan-out gets its next key.
 //!
+//! Whoever asks too much is read more slowly, refused or sent away ([`limits`]), counted and named.
+//!
 //! **It refuses** whoever comes while this master has had no contact to a majority since its start, or none for longer
 //! than the setting `auth_max_stale_seconds`: it could not know of a revocation.
 
 mod calls;
+pub(crate) mod limits;
 pub mod roster;
 pub(crate) mod session;
 pub mod standing;
@@ -28,8 +32,9 @@ pub use roster::{Counts, Roster};
 use crate::inbox::Inbox;
 use crate::presence::Presence;
 use crate::replica::Replica;
+use crate::sessions::limits::Limits;
 use crate::sessions::roster::Session;
-use crate::sessions::standing::Bucket;
+use crate::witness::{Reason, Witness};
 use saltern_pubsub::publisher::Publisher;
 use saltern_pubsub::serve::{MasterCredentials, ServedSession};
 use saltern_store::StoreError;
@@ -53,11 +58,9 @@ const HANDSHAKES_MAX: usize = 1100;
 /// Sessions of one master: the file descriptors of one process, three a minion, end earlier.
 const SESSIONS_MAX: u64 = 20_000;
 
-/// Unknown keys that are submitted a second: a rack that is switched on, not a flood. Each is an entry of the log.
-const STRANGERS_PER_SECOND: u32 = 200;
-
-/// Unknown keys that may come at once.
-const STRANGERS_BURST: u32 = 500;
+/// Sessions of minions whose key is not accepted: a rack or two that wait for an operator. Accepted minions have the rest to
+/// themselves, whoever else comes.
+const STRANGER_SESSIONS_MAX: u64 = 4_000;
 
 /// Grains and incarnations proposed at one time: each is an entry of its own, of up to 256 KiB.
 const FACTS_IN_FLIGHT_MAX: usize = 8;
@@ -85,6 +88,8 @@ pub struct Parts {
     pub presence: Presence,
     /// The way of returns into the log.
     pub inbox: Inbox,
+    /// Counts what is refused, and tells who asked for it.
+    pub witness: Arc<Witness>,
 }
 
 /// The fan-out, shared between sessions, which admit and revoke, and publishing, which publishes and rekeys. Locked for one
@@ -112,7 +117,8 @@ pub(crate) struct Shared {
     pub(crate) presence: Presence,
     pub(crate) inbox: Inbox,
     pub(crate) roster: Roster,
-    pub(crate) strangers: Mutex<Bucket>,
+    pub(crate) witness: Arc<Witness>,
+    pub(crate) limits: Mutex<Limits>,
     pub(crate) facts: Semaphore,
     /// Tells publishing of accepted minions that have just been seated.
     pub(crate) seated: mpsc::Sender<Ordinal>,
@@ -134,11 +140,11 @@ pub struct Sessions {
 impl Sessions {
     /// Accepts minions on `listener` until `cancel`, which also ends every session. Tasks are tracked by `tasks`.
     pub fn start(parts: Parts, listener: Box<dyn Listener>, tasks: &TaskTracker, cancel: CancellationToken) -> Self {
-        let Parts { replica, io, publisher, credentials, presence, inbox } = parts;
+        let Parts { replica, io, publisher, credentials, presence, inbox, witness } = parts;
         let (seated, seated_waiting) = mpsc::channel(SEATED_MAX);
         let (confirmations, confirmations_waiting) = mpsc::channel(HANDSHAKES_MAX);
         tasks.spawn(confirm(Arc::clone(&replica), confirmations_waiting, cancel.clone()));
-        let strangers = Bucket::new(STRANGERS_PER_SECOND, STRANGERS_BURST, io.clock.monotonic());
+        let limits = Mutex::new(Limits::new(io.clock.monotonic()));
         let shared = Arc::new(Shared {
             contact: AtomicBool::new(replica.quorum().fresh),
             replica,
@@ -147,7 +153,8 @@ impl Sessions {
             presence,
             inbox,
             roster: Roster::default(),
-            strangers: Mutex::new(strangers),
+            witness,
+            limits,
             facts: Semaphore::new(FACTS_IN_FLIGHT_MAX),
             seated,
             confirmations,
@@ -168,6 +175,16 @@ impl Sessions {
     /// All sessions.
     pub fn roster(&self) -> &Roster {
         &self.shared.roster
+    }
+
+    /// The way of returns into the log.
+    pub fn inbox(&self) -> &Inbox {
+        &self.shared.inbox
+    }
+
+    /// Counts what is refused, and tells who asked for it.
+    pub fn witness(&self) -> &Arc<Witness> {
+        &self.shared.witness
     }
 
     /// Numbers of accepted minions that have just been seated and are to be offered their open jobs. For one taker.
@@ -236,10 +253,32 @@ impl Shared {
         }
     }
 
+    /// The limits that all sessions share.
+    pub(crate) fn limits(&self) -> MutexGuard<'_, Limits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a minion may try to attach now. One that comes again and again takes its time from nobody else; strangers have
+    /// a part of the sessions, and never the accepted minions' part.
+    fn admit(&self, served: &ServedSession, peer: &str) -> Result<(), &'static str> {
+        let now = self.io.clock.monotonic();
+        if !self.limits().attach(served.public_key, now) {
+            self.witness.refuse_of(Reason::AttachRate, served.minion.as_str());
+            return Err("this minion attaches too often");
+        }
+        let accepted = matches!(self.standing(&served.minion, &served.public_key), Ok(Some(Standing::Accepted { .. })));
+        let counts = self.roster.counts();
+        if !accepted && counts.attached.saturating_sub(counts.accepted) >= STRANGER_SESSIONS_MAX {
+            self.witness.refuse_of(Reason::StrangerSessions, limits::source_of(peer));
+            return Err("too many minions wait for their acceptance");
+        }
+        Ok(())
+    }
+
     /// Waits until whatever was acknowledged before is applied here, so that a decision about a key counts for every session
     /// that begins after it. Without a majority there is nobody to ask, and [`Shared::closed`] decides.
     async fn confirm(&self) {
-        if !self.replica.quorum().fresh {
+        if !self.replica.quorum().contact {
             return;
         }
         let (answer, answered) = oneshot::channel();
@@ -310,7 +349,7 @@ async fn accept(shared: Arc<Shared>, mut listener: Box<dyn Listener>, tasks: Tas
         };
         let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
             // Dropped before any cryptography; the minion's back-off brings it again.
-            tracing::debug!(peer = %link.peer, "too many handshakes are under way");
+            shared.witness.refuse_of(Reason::Handshakes, limits::source_of(&link.peer));
             continue;
         };
         tasks.spawn(attend(Arc::clone(&shared), link, permit, cancel.child_token()));
@@ -327,6 +366,10 @@ async fn attend(shared: Arc<Shared>, link: Link, permit: OwnedSemaphorePermit, e
     drop(permit);
     match opened {
         Ok((served, attach)) => {
+            if let Err(reason) = shared.admit(&served, &peer) {
+                session::dismiss(served, reason.into()).await;
+                return;
+            }
             shared.confirm().await;
             if let Some(reason) = shared.closed() {
                 tracing::info!(minion = %served.minion, %peer, %reason, "a minion may not attach");
@@ -334,7 +377,7 @@ async fn attend(shared: Arc<Shared>, link: Link, permit: OwnedSemaphorePermit, e
                 return;
             }
             let id = roster::SessionId(shared.next.fetch_add(1, Ordering::Relaxed));
-            session::run(shared, served, attach, id, ended).await;
+            session::run(shared, served, session::Opening { attach, id, peer }, ended).await;
         }
         Err(error) => tracing::info!(%peer, %error, "no session came to be"),
     }

@@ -11,12 +11,14 @@
 //! The grant follows a second look after the seat was taken: whoever is revoked in between is either seen by that look or
 //! found in the roster by the one who revokes. A minion that is not accepted gets answers to pings and nothing else.
 
-use crate::inbox::{settle, unreadable};
-use crate::sessions::calls::{Caller, carry_out, report_facts};
+use crate::inbox::{late, settle, unreadable};
+use crate::sessions::calls::{Caller, carry_out, cost_of, cost_of_target, report_facts};
+use crate::sessions::limits::{Share, full, source_of};
 use crate::sessions::roster::{Mailbox, Seat, Session, SessionId};
 use crate::sessions::standing::farewell;
 use crate::sessions::{RETRY_AFTER_MS, Shared};
-use crate::truth::Lane;
+use crate::truth::{Lane, PROPOSE_TIMEOUT};
+use crate::witness::Reason;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -26,12 +28,12 @@ use saltern_wire::crypto::PublicKey;
 use saltern_wire::fault_point;
 use saltern_wire::io::Address;
 use saltern_wire::session::{Answer, Attach, Call, Grant, Refusal, Standing, ToMaster, ToMinion};
-use saltern_wire::{LogicalTime, MinionId, Ordinal};
+use saltern_wire::{LogicalTime, MinionId, Ordinal, Revision};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// A minion that says nothing for so long is gone: four of its pings.
@@ -53,6 +55,12 @@ const CALL_DEADLINE_MS_MAX: u64 = 60_000;
 /// evict each other without end.
 const REPLACED_RETRY_AFTER_MS: u64 = 30_000;
 
+/// How long a stranger stays away while no more keys may be pending.
+const FULL_RETRY_AFTER_MS: u64 = 60_000;
+
+/// Longest time for which nothing is read from a session: less than its minion waits for a pong.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
 /// Pause before what a missing quorum prevented is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -63,15 +71,20 @@ pub(crate) async fn dismiss(mut served: ServedSession, reason: String) {
     let _ = tokio::time::timeout(LAST_WORDS_WITHIN, served.sender.send(&bye)).await;
 }
 
+/// How a session begins.
+pub(crate) struct Opening {
+    /// What the minion said first.
+    pub(crate) attach: Attach,
+    /// The session's name.
+    pub(crate) id: SessionId,
+    /// Where the link comes from.
+    pub(crate) peer: String,
+}
+
 /// Serves one minion until it leaves or `ended` is cancelled.
-pub(crate) async fn run(
-    shared: Arc<Shared>,
-    served: ServedSession,
-    attach: Attach,
-    id: SessionId,
-    ended: CancellationToken,
-) {
+pub(crate) async fn run(shared: Arc<Shared>, served: ServedSession, opening: Opening, ended: CancellationToken) {
     let ServedSession { minion, public_key, sender, receiver } = served;
+    let Opening { attach, id, peer } = opening;
     let (mailbox, drain) = Mailbox::new(ended);
     let session = Session {
         id,
@@ -89,9 +102,18 @@ pub(crate) async fn run(
         shared.publisher.lock().revoke(seat.capability);
     }
     tracing::debug!(%minion, "a minion attached");
-    let who = Arc::new(Who { minion, public_key, id, attach, mailbox, shown: AtomicBool::new(false) });
-    let reader = Reader { shared: &shared, who: &who, told: None, seating: false, work: FuturesUnordered::new() };
-    tokio::join!(write(sender, drain, &who.mailbox), reader.run(receiver));
+    let own_entries = Semaphore::new(1);
+    let who = Who { minion, public_key, id, peer, attach, mailbox, shown: AtomicBool::new(false), own_entries };
+    let who = Arc::new(who);
+    let reader = Reader {
+        shared: &shared,
+        who: &who,
+        told: None,
+        seating: false,
+        work: FuturesUnordered::new(),
+        share: Share::new(shared.io.clock.monotonic()),
+    };
+    tokio::join!(write(&shared, sender, drain, &who.mailbox), reader.run(receiver));
     match shared.roster.remove(&who.public_key, id) {
         Some(session) => shared.release(&session),
         // Evicted in the middle of being seated: presence may have learned of it after the one who evicts took it out.
@@ -108,14 +130,19 @@ struct Who {
     minion: MinionId,
     public_key: PublicKey,
     id: SessionId,
+    /// Where it comes from.
+    peer: String,
     attach: Attach,
     mailbox: Mailbox,
+    /// One of its writes at a time that is an entry of its own: grains and mine values. So whoever has many waits behind
+    /// itself for the few places that all minions share.
+    own_entries: Semaphore,
     /// Whether presence was told of this session.
     shown: AtomicBool,
 }
 
 /// Sends what is queued, then the last words.
-async fn write(mut sender: ServedSender, mut drain: mpsc::Receiver<Arc<ToMinion>>, mailbox: &Mailbox) {
+async fn write(shared: &Shared, mut sender: ServedSender, mut drain: mpsc::Receiver<Arc<ToMinion>>, mailbox: &Mailbox) {
     loop {
         let message = tokio::select! {
             biased;
@@ -123,6 +150,7 @@ async fn write(mut sender: ServedSender, mut drain: mpsc::Receiver<Arc<ToMinion>
             message = drain.recv() => message,
         };
         let Some(message) = message else { break };
+        let message = as_of_now(shared, message);
         match tokio::time::timeout(SEND_WITHIN, sender.send(&message)).await {
             Ok(Ok(())) => {
                 if let ToMinion::Reply { result: Ok(Answer::Recorded(_)), .. } = &*message {
@@ -151,6 +179,16 @@ async fn write(mut sender: ServedSender, mut drain: mpsc::Receiver<Arc<ToMinion>
     }
 }
 
+/// A pong says how things are when it leaves, not when it was queued: between the two this process may have been frozen.
+fn as_of_now(shared: &Shared, message: Arc<ToMinion>) -> Arc<ToMinion> {
+    match *message {
+        ToMinion::Pong { sequence, quorum: true } if !shared.replica.quorum().fresh => {
+            Arc::new(ToMinion::Pong { sequence, quorum: false })
+        }
+        _ => message,
+    }
+}
+
 /// What a piece of work under way came to.
 enum Done {
     /// A call was answered, or its deadline passed.
@@ -170,11 +208,15 @@ struct Reader<'a> {
     /// Whether a seat is being prepared, or was given.
     seating: bool,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// What it has asked for, beside what it may.
+    share: Share,
 }
 
 impl Reader<'_> {
     async fn run(mut self, mut receiver: ServedReceiver) {
         let mut silence = pin!(tokio::time::sleep(SILENCE_MAX));
+        // Over: messages are read. What a minion sends meanwhile waits in its own socket.
+        let mut pause = pin!(tokio::time::sleep(Duration::ZERO));
         self.look();
         loop {
             tokio::select! {
@@ -182,21 +224,39 @@ impl Reader<'_> {
                 () = self.who.mailbox.ended() => return,
                 () = self.who.mailbox.recheck.notified() => self.look(),
                 Some(done) = self.work.next() => self.handle_done(done),
-                received = receiver.recv() => match received {
+                received = receiver.recv(), if pause.is_elapsed() => match received {
                     Ok(message) => {
                         silence.set(tokio::time::sleep(SILENCE_MAX));
+                        let cost = self.cost(&message);
                         self.handle_message(message);
+                        let now = self.shared.io.clock.monotonic();
+                        let wait = self.share.spend(cost, &self.who.minion, &self.shared.witness, now);
+                        if !wait.is_zero() {
+                            pause.set(tokio::time::sleep(wait.min(PAUSE_MAX)));
+                        }
                     }
                     Err(error) => {
                         tracing::debug!(minion = %self.who.minion, %error, "a session is over");
                         return self.who.mailbox.end(Vec::new());
                     }
                 },
+                () = &mut pause, if !pause.is_elapsed() => {}
                 () = &mut silence => {
                     tracing::info!(minion = %self.who.minion, "a minion has been silent for {SILENCE_MAX:?}");
                     return self.end("silent for too long", 0);
                 }
             }
+        }
+    }
+
+    /// What this message costs the session, in units of its share.
+    fn cost(&self, message: &ToMaster) -> u32 {
+        match message {
+            ToMaster::Ping { .. } | ToMaster::Attach(_) => 1,
+            ToMaster::Call { call: call @ Call::MineGet { .. }, .. } => {
+                cost_of(call).saturating_add(cost_of_target(self.shared))
+            }
+            ToMaster::Call { call, .. } => cost_of(call),
         }
     }
 
@@ -240,8 +300,13 @@ impl Reader<'_> {
     /// Shows the truth a key that it does not hold.
     fn submit(&mut self) {
         let now = self.shared.io.clock.monotonic();
-        let may = self.shared.strangers.lock().unwrap_or_else(PoisonError::into_inner).take(now);
-        if !may {
+        let source = source_of(&self.who.peer);
+        if let Some(reason) = full(self.shared.replica.as_ref(), &self.who.minion) {
+            self.shared.witness.refuse_of(Reason::PendingKeys, source);
+            return self.end(&reason, FULL_RETRY_AFTER_MS);
+        }
+        if !self.shared.limits().submit(source, now) {
+            self.shared.witness.refuse_of(Reason::StrangerRate, source);
             return self.end("too many new keys at once", RETRY_AFTER_MS);
         }
         let (shared, who) = (Arc::clone(self.shared), Arc::clone(self.who));
@@ -294,31 +359,55 @@ impl Reader<'_> {
         let refuse = |refusal| {
             self.who.mailbox.push(Arc::new(ToMinion::Reply { sequence, revision, result: Err(refusal) }));
         };
-        let Some(Standing::Accepted { ordinal }) = self.told else { return refuse(Refusal::NotAccepted) };
+        let Some(Standing::Accepted { ordinal }) = self.told else {
+            self.shared.witness.refuse(Reason::NotAccepted);
+            return refuse(Refusal::NotAccepted);
+        };
         if self.work.len() >= CALLS_IN_FLIGHT_MAX {
+            self.shared.witness.refuse(Reason::SessionCalls);
             return refuse(Refusal::Busy { retry_after_ms: RETRY_AFTER_MS });
         }
+        let now = self.shared.io.clock.monotonic();
+        if let Err(refusal) = self.share.admit(&call, &self.who.minion, &self.shared.witness, now) {
+            return refuse(refusal);
+        }
         let (shared, who) = (Arc::clone(self.shared), Arc::clone(self.who));
-        let within = Duration::from_millis(deadline_ms.min(CALL_DEADLINE_MS_MAX));
+        let deadline = now + Duration::from_millis(deadline_ms.min(CALL_DEADLINE_MS_MAX));
         let answer = async move {
-            let caller = Caller {
-                minion: &who.minion,
-                ordinal,
-                incarnation: who.attach.incarnation,
-                version: &who.attach.version,
+            let (result, revision) = match answer(&shared, &who, ordinal, deadline, call).await {
+                Ok((answer, revision)) => (Ok(answer), revision),
+                Err(refusal) => (Err(refusal), shared.replica.revision()),
             };
-            // A call whose deadline passes is dropped where it stands: the minion no longer waits for its reply.
-            if let Ok(outcome) = tokio::time::timeout(within, carry_out(&shared, &caller, call)).await {
-                let (result, revision) = match outcome {
-                    Ok((answer, revision)) => (Ok(answer), revision),
-                    Err(refusal) => (Err(refusal), shared.replica.revision()),
-                };
-                who.mailbox.push(Arc::new(ToMinion::Reply { sequence, revision, result }));
-            }
+            who.mailbox.push(Arc::new(ToMinion::Reply { sequence, revision, result }));
             Done::Called
         };
         self.work.push(answer.boxed());
     }
+}
+
+/// Carries out a call within its time; one that is an entry of its own takes its turn among those of this session. What a
+/// call that ran out of time has come to is said by whoever had it: refused while it waited, unknown afterwards.
+async fn answer(
+    shared: &Shared,
+    who: &Who,
+    ordinal: Ordinal,
+    deadline: Duration,
+    call: Call,
+) -> Result<(Answer, Revision), Refusal> {
+    let left = || deadline.saturating_sub(shared.io.clock.monotonic());
+    let _turn = match &call {
+        Call::Facts(_) | Call::MineReport(_) => match tokio::time::timeout(left(), who.own_entries.acquire()).await {
+            Ok(turn) => Some(turn.map_err(|_| Refusal::Unknown)?),
+            Err(_) => return Err(late(&shared.witness)),
+        },
+        Call::Accept(_) | Call::Return(_) | Call::MineGet { .. } => None,
+    };
+    if left().is_zero() {
+        return Err(late(&shared.witness));
+    }
+    let incarnation = who.attach.incarnation;
+    let caller = Caller { minion: &who.minion, ordinal, incarnation, version: &who.attach.version, deadline };
+    carry_out(shared, &caller, call).await
 }
 
 /// Ends the session for its key's sake, and takes its seat at once.
@@ -374,8 +463,9 @@ async fn settle_incarnation(shared: &Shared, who: &Who, ordinal: Ordinal) -> Res
     if let Some(facts) = before.as_ref().filter(|facts| facts.incarnation == who.attach.incarnation) {
         return Ok(facts.enrolled);
     }
-    let caller =
-        Caller { minion: &who.minion, ordinal, incarnation: who.attach.incarnation, version: &who.attach.version };
+    let incarnation = who.attach.incarnation;
+    let deadline = shared.io.clock.monotonic() + PROPOSE_TIMEOUT;
+    let caller = Caller { minion: &who.minion, ordinal, incarnation, version: &who.attach.version, deadline };
     // Its grains follow in a call of its own; until then the old ones are the best there is.
     report_facts(shared, &caller, before.map(|facts| facts.facts).unwrap_or_default()).await?;
     held()?.map(|facts| facts.enrolled).ok_or(Refusal::Unknown)

@@ -1,9 +1,8 @@
-//! What the truth thinks of a key that a handshake has proved, and how often strangers may ask.
+//! What the truth thinks of a key that a handshake has proved.
 
 use saltern_wire::crypto::PublicKey;
 use saltern_wire::key::{KeyRecord, KeyState};
 use saltern_wire::session::Standing;
-use std::time::Duration;
 
 /// The standing of `key` among the records of the id it claims; `None` if the truth has never seen it there.
 pub fn judge(records: &[KeyRecord], key: &PublicKey) -> Option<Standing> {
@@ -24,34 +23,6 @@ pub fn farewell(standing: Standing) -> Option<&'static str> {
         Standing::Rejected => Some("the key is rejected: an operator may accept or delete it"),
         Standing::Denied => Some("the id belongs to another key: an operator may delete that one"),
         Standing::Deleted => Some("the key was deleted: enrol again"),
-    }
-}
-
-/// A token bucket over monotonic time.
-#[derive(Debug, Clone)]
-pub struct Bucket {
-    per_second: u32,
-    burst: u32,
-    tokens: f64,
-    last: Duration,
-}
-
-impl Bucket {
-    /// A full bucket.
-    pub fn new(per_second: u32, burst: u32, now: Duration) -> Self {
-        Self { per_second, burst, tokens: f64::from(burst), last: now }
-    }
-
-    /// Takes a token if there is one.
-    pub fn take(&mut self, now: Duration) -> bool {
-        let passed = now.saturating_sub(self.last).as_secs_f64();
-        self.last = self.last.max(now);
-        self.tokens = (self.tokens + passed * f64::from(self.per_second)).min(f64::from(self.burst));
-        let there = self.tokens >= 1.0;
-        if there {
-            self.tokens -= 1.0;
-        }
-        there
     }
 }
 
@@ -80,16 +51,5 @@ mod tests {
         assert_eq!(judge(&records, &PublicKey([3; 32])), None);
         assert_eq!(judge(&[record(1, KeyState::Accepted, None)], &PublicKey([1; 32])), Some(Standing::Pending));
         assert_eq!(judge(&[record(1, KeyState::Rejected, Some(7))], &PublicKey([1; 32])), Some(Standing::Rejected));
-    }
-
-    #[test]
-    fn a_bucket_fills_with_time_and_no_further_than_its_burst() {
-        let second = Duration::from_secs(1);
-        let mut bucket = Bucket::new(2, 3, Duration::ZERO);
-        let mut taken = |now| (0..10).filter(|_| bucket.take(now)).count();
-        assert_eq!(taken(Duration::ZERO), 3);
-        assert_eq!(taken(second), 2);
-        assert_eq!(taken(second * 100), 3);
-        assert_eq!(taken(second * 50), 0, "time that goes back fills nothing");
     }
 }

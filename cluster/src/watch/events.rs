@@ -1,10 +1,11 @@
 //! Applied entries and presence as events, in Salt's tags and with Salt's field names.
 //!
 //! An event's revision is the index of the entry that caused it, the same at every master. Presence never enters the log:
-//! its events have revision zero and are what this master noticed.
+//! its events have revision zero and are what this master noticed. So have its notices of those who ask too much of it.
 
 use crate::presence::{Change, Presence};
 use crate::replica::Replica;
+use crate::witness::{Notice, Witness};
 use futures::Stream;
 use saltern_store::command::Effect;
 use saltern_store::{AppliedEntry, State};
@@ -24,16 +25,21 @@ struct Source {
     replica: Arc<dyn Replica>,
     entries: broadcast::Receiver<Arc<AppliedEntry>>,
     changes: broadcast::Receiver<Change>,
+    notices: broadcast::Receiver<Notice>,
     quarantined: Option<broadcast::Receiver<(MasterId, String)>>,
     queue: VecDeque<Event>,
 }
 
 /// Everything that happens from now on. A watcher that falls behind is told so by an event `salt/lag` with how many entries
 /// it missed, and goes on with the newest.
-pub fn events(replica: Arc<dyn Replica>, presence: &Presence) -> impl Stream<Item = Event> + Send + 'static {
-    let (entries, changes) = (replica.subscribe(), presence.subscribe());
+pub fn events(
+    replica: Arc<dyn Replica>,
+    presence: &Presence,
+    witness: &Witness,
+) -> impl Stream<Item = Event> + Send + 'static {
+    let (entries, changes, notices) = (replica.subscribe(), presence.subscribe(), witness.subscribe());
     let quarantined = replica.quarantined();
-    let source = Source { replica, entries, changes, quarantined, queue: VecDeque::new() };
+    let source = Source { replica, entries, changes, notices, quarantined, queue: VecDeque::new() };
     futures::stream::unfold(source, |mut source| async move { source.next().await.map(|event| (event, source)) })
 }
 
@@ -47,6 +53,11 @@ impl Source {
             tokio::select! {
                 entry = self.entries.recv() => match entry {
                     Ok(entry) => self.queue.extend(of_entry(&entry, self.replica.state())),
+                    Err(RecvError::Lagged(missed)) => self.queue.push_back(lag(missed, now)),
+                    Err(RecvError::Closed) => return None,
+                },
+                notice = self.notices.recv() => match notice {
+                    Ok(notice) => self.queue.push_back(of_notice(notice, now)),
                     Err(RecvError::Lagged(missed)) => self.queue.push_back(lag(missed, now)),
                     Err(RecvError::Closed) => return None,
                 },
@@ -87,6 +98,11 @@ fn of_quarantined(master: MasterId, cause: &str, state: &State, time: LogicalTim
 
 fn lag(missed: u64, time: LogicalTime) -> Event {
     Event { tag: "salt/lag".into(), revision: Revision(0), time, data: json!({ "missed": missed }) }
+}
+
+/// The event of something that this master noticed about somebody who asks too much, or about itself.
+fn of_notice(notice: Notice, time: LogicalTime) -> Event {
+    Event { tag: notice.tag, revision: Revision(0), time, data: notice.data }
 }
 
 /// The events of one applied entry. `state` gives what an effect only names: functions, operators, ids.

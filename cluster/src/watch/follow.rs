@@ -26,6 +26,13 @@ enum Told {
     Returned,
 }
 
+/// What is to be told next. Of a return that is recorded only its number is kept: a job's returns together may be longer than
+/// memory, and a watcher reads as slowly as it likes.
+enum Telling {
+    Event(JobEvent),
+    Recorded(Ordinal),
+}
+
 struct Follower {
     replica: Arc<dyn Replica>,
     presence: Presence,
@@ -35,7 +42,7 @@ struct Follower {
     effects: broadcast::Receiver<Arc<AppliedEntry>>,
     names: BTreeMap<Ordinal, MinionId>,
     told: BTreeMap<Ordinal, Told>,
-    queue: VecDeque<JobEvent>,
+    queue: VecDeque<Telling>,
     done: bool,
 }
 
@@ -68,8 +75,21 @@ pub fn follow(
 impl Follower {
     async fn next(&mut self) -> Option<JobEvent> {
         loop {
-            if let Some(event) = self.queue.pop_front() {
-                return Some(event);
+            match self.queue.pop_front() {
+                Some(Telling::Event(event)) => return Some(event),
+                Some(Telling::Recorded(ordinal)) => match self.replica.state().return_of(&self.jid, ordinal) {
+                    Ok(Some(record)) => {
+                        let view = return_view(&record, self.directory.as_ref());
+                        return Some(JobEvent::Return { minion: record.minion, view });
+                    }
+                    // Purged meanwhile, with its job.
+                    Ok(None) => continue,
+                    Err(error) => {
+                        tracing::error!(jid = %self.jid, %error, "a return cannot be read");
+                        return None;
+                    }
+                },
+                None => {}
             }
             if self.done {
                 return None;
@@ -101,10 +121,11 @@ impl Follower {
         self.opened = held.opened;
         self.directory = directory_of(&state);
         let standing = state.progress(&self.jid)?;
-        for record in state.returns(&self.jid)? {
-            self.handle_return(&record);
-        }
         for (ordinal, minion, progress) in standing {
+            let recorded = matches!(progress, Progress::Returned | Progress::Failed | Progress::Interrupted);
+            if recorded && self.told.insert(ordinal, Told::Returned) != Some(Told::Returned) {
+                self.queue.push_back(Telling::Recorded(ordinal));
+            }
             self.names.insert(ordinal, minion);
             self.handle_settled(ordinal, progress);
         }
@@ -143,7 +164,7 @@ impl Follower {
     fn handle_return(&mut self, record: &ReturnRecord) {
         if self.told.insert(record.ordinal, Told::Returned) != Some(Told::Returned) {
             let view = return_view(record, self.directory.as_ref());
-            self.queue.push_back(JobEvent::Return { minion: record.minion.clone(), view });
+            self.queue.push_back(Telling::Event(JobEvent::Return { minion: record.minion.clone(), view }));
         }
     }
 
@@ -157,20 +178,15 @@ impl Follower {
         let Some(minion) = self.names.get(&ordinal) else { return };
         if let Entry::Vacant(untold) = self.told.entry(ordinal) {
             untold.insert(Told::Missing);
-            self.queue.push_back(JobEvent::Missing(missing(
-                self.replica.state(),
-                &self.presence,
-                minion.clone(),
-                progress,
-                self.opened,
-            )));
+            let missing = missing(self.replica.state(), &self.presence, minion.clone(), progress, self.opened);
+            self.queue.push_back(Telling::Event(JobEvent::Missing(missing)));
         }
     }
 
     fn finish(&mut self, revision: Revision) {
         if !self.done {
             self.done = true;
-            self.queue.push_back(JobEvent::Done { revision });
+            self.queue.push_back(Telling::Event(JobEvent::Done { revision }));
         }
     }
 }

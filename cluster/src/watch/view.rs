@@ -9,13 +9,51 @@ use saltern_wire::master::Directory;
 use saltern_wire::{JobId, LogicalTime, MasterId, MinionId};
 use std::collections::BTreeMap;
 
-/// The job `jid` as the truth has it here; `None` if it has none.
-pub fn job_view(state: &State, presence: &Presence, jid: JobId) -> Result<Option<JobView>, StoreError> {
+/// Why a job is not shown whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// The tables cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its returns are too long for one answer.
+    #[error(
+        "the returns of {jid} are longer than {bytes_max} bytes together: read them one by one from /v1/jobs/{jid}/events"
+    )]
+    Large {
+        /// Which job.
+        jid: JobId,
+        /// The limit.
+        bytes_max: usize,
+    },
+}
+
+/// Returns that are read at one time, of up to 16 MiB each.
+const RETURNS_STEP: usize = 4;
+
+/// The job `jid` as the truth has it here, with at most `bytes_max` of returns; `None` if it has none.
+pub fn job_view(
+    state: &State,
+    presence: &Presence,
+    jid: JobId,
+    bytes_max: usize,
+) -> Result<Option<JobView>, ViewError> {
     let Some(held) = state.job(&jid)? else { return Ok(None) };
     let directory = directory_of(state);
-    let records = state.returns(&jid)?;
-    let returns: BTreeMap<MinionId, ReturnView> =
-        records.iter().map(|record| (record.minion.clone(), return_view(record, directory.as_ref()))).collect();
+    let mut returns: BTreeMap<MinionId, ReturnView> = BTreeMap::new();
+    let (mut bytes, mut after) = (0, None);
+    loop {
+        let records = state.returns_after(&jid, after, RETURNS_STEP)?;
+        let Some(last) = records.last().map(|record| record.ordinal) else { break };
+        after = Some(last);
+        for record in records {
+            let view = return_view(&record, directory.as_ref());
+            bytes += view.value.to_string().len();
+            returns.insert(record.minion, view);
+        }
+        if bytes > bytes_max {
+            return Err(ViewError::Large { jid, bytes_max });
+        }
+    }
     let mut minions = Vec::new();
     let mut absent = Vec::new();
     for (_, minion, progress) in state.progress(&jid)? {

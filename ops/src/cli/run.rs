@@ -107,6 +107,7 @@ enum End {
 /// Carries it out.
 pub async fn run(arguments: RunArguments, session: &mut Session) -> Result<u8, CliError> {
     let submit = arguments.submit()?;
+    session.client.set_patience(Duration::from_secs(arguments.timeout));
     let answer = match session.client.post("/v1/jobs", &submit).await.map_err(CliError::from) {
         Err(error) if error.refusal() == Some(FailureCode::NoMatch) => {
             session.screen.note("No minions matched the target. No command was sent, no jid was assigned.")?;

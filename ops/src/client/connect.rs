@@ -13,7 +13,7 @@ use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use saltern_wire::RequestId;
-use saltern_wire::api::REQUEST_HEADER;
+use saltern_wire::api::{DEADLINE_HEADER, REQUEST_HEADER};
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -40,6 +40,8 @@ pub struct Ask {
     pub request: Option<RequestId>,
     /// The last event seen, when a stream goes on.
     pub last_event: Option<String>,
+    /// How long the answer is waited for, if the operator said so; a master does not begin what nobody waits for.
+    pub patience: Option<Duration>,
 }
 
 /// The beginning of an answer. Dropping it closes the connection.
@@ -150,6 +152,9 @@ fn request(ask: &Ask, host: &str, bearer: Option<String>) -> Result<Request<Full
     }
     if let Some(request) = ask.request {
         builder = builder.header(REQUEST_HEADER, request.to_string());
+    }
+    if let Some(patience) = ask.patience {
+        builder = builder.header(DEADLINE_HEADER, patience.as_millis().max(1).to_string());
     }
     if let Some(last_event) = &ask.last_event {
         builder = builder.header("last-event-id", last_event);

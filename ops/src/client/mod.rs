@@ -147,12 +147,19 @@ pub struct Client {
     entropy: Arc<dyn Entropy>,
     /// Given by the operator, to find out about a write whose outcome was unknown. Used for the first write only.
     request: Option<RequestId>,
+    /// How long an answer is waited for, if the operator said so.
+    patience: Option<Duration>,
 }
 
 impl Client {
     /// A client of `servers`, tried in their order.
     pub fn new(servers: Vec<Server>, entropy: Arc<dyn Entropy>, request: Option<RequestId>) -> Self {
-        Self { servers, at: 0, revision: Revision(0), entropy, request }
+        Self { servers, at: 0, revision: Revision(0), entropy, request, patience: None }
+    }
+
+    /// Tells every server from now on for how long an answer is waited for.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = Some(patience);
     }
 
     /// The server that answered last.
@@ -173,6 +180,7 @@ impl Client {
             body: None,
             request: None,
             last_event: None,
+            patience: self.patience,
         };
         self.exchange(&ask).await
     }
@@ -203,7 +211,7 @@ impl Client {
         last_event: Option<String>,
     ) -> Result<sse::Events, ClientError> {
         let target = self.target(path, parameters);
-        let ask = Ask { method: Method::GET, target, body: None, request: None, last_event };
+        let ask = Ask { method: Method::GET, target, body: None, request: None, last_event, patience: None };
         self.walk(&ask, async |server, ask| {
             let reply = connect::send(server, ask).await?;
             if reply.is_success() { Ok(sse::Events::new(reply)) } else { Err(refusal(reply).await) }
@@ -221,8 +229,14 @@ impl Client {
             failure: Failure::new(FailureCode::Invalid, format!("the request cannot be written as JSON: {error}")),
         })?;
         let request = self.request.take().unwrap_or_else(|| RequestId::from_bytes(draw(self.entropy.as_ref())));
-        let ask =
-            Ask { method, target: path.to_owned(), body: Some(body.into()), request: Some(request), last_event: None };
+        let ask = Ask {
+            method,
+            target: path.to_owned(),
+            body: Some(body.into()),
+            request: Some(request),
+            last_event: None,
+            patience: self.patience,
+        };
         self.exchange(&ask).await
     }
 

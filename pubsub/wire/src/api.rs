@@ -20,7 +20,7 @@
 //!
 //! Every query takes `revision=N` (read at least that far) and every answer carries one. Errors are `{"error": Failure}` with
 //! the HTTP status of [`FailureCode::status`]. Writes take the header `saltern-request` (a [`crate::RequestId`]): a retry
-//! under the same id finds the first answer.
+//! under the same id finds the first answer. Any request takes the header `saltern-deadline-ms`: for how long the client waits.
 
 use crate::crypto::{Fingerprint, PublicKey};
 use crate::id::{ClusterId, JobId, MasterId, MinionId, Ordinal, Revision};
@@ -35,6 +35,9 @@ use std::collections::BTreeMap;
 
 /// Header that names a write; 32 hexadecimal digits.
 pub const REQUEST_HEADER: &str = "saltern-request";
+
+/// Header that says for how many milliseconds the client waits: what is not begun by then is not done any more.
+pub const DEADLINE_HEADER: &str = "saltern-deadline-ms";
 
 /// A stream of server-sent events carries something at least this often, a comment if nothing else, in milliseconds: a client
 /// takes three times this long of silence for a frozen master and goes on at another.

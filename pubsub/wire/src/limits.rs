@@ -76,5 +76,8 @@ pub const MASTERS_MAX: usize = 32;
 /// Most pending (unaccepted) keys that the cluster remembers: a stranger must not fill the disks.
 pub const PENDING_KEYS_MAX: u32 = 10_000;
 
+/// Denied keys kept beside an id: enough to see an impersonation, too few to fill a disk.
+pub const DENIED_KEYS_PER_ID_MAX: usize = 4;
+
 /// Most jobs that may be open at one time.
 pub const OPEN_JOBS_MAX: u32 = 10_000;

@@ -17,10 +17,9 @@ use crate::table::timeline::{self, Due};
 use crate::table::{facts, key, meta, mine, minion};
 use saltern_wire::crypto::{Fingerprint, PublicKey};
 use saltern_wire::key::{KeyRecord, KeyState};
+use saltern_wire::limits::DENIED_KEYS_PER_ID_MAX;
 use saltern_wire::{MinionId, Ordinal};
 
-/// Denied keys kept beside an id: enough to see an impersonation, too few to fill a disk.
-const DENIED_PER_ID_MAX: usize = 4;
 /// Who decided when the setting `auto_accept` did.
 const AUTO_ACCEPT: &str = "auto_accept";
 
@@ -86,7 +85,7 @@ fn deny(tx: &mut Tx<'_>, mut record: KeyRecord) -> Result<Option<KeyRecord>, Sto
     if held.iter().any(|denied| denied.public_key == record.public_key) {
         return Ok(None);
     }
-    if held.len() >= DENIED_PER_ID_MAX {
+    if held.len() >= DENIED_KEYS_PER_ID_MAX {
         return Err(Refused::Limit(format!(
             "{} keys are denied for {} already; delete some of them",
             held.len(),

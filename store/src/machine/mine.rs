@@ -1,10 +1,11 @@
 //! Mine data: last writer wins per minion and function, by the minion's own stamp. A lower stamp never replaces a higher one,
-//! whichever master carries it, and a tombstone keeps its stamp.
+//! whichever master carries it, and a tombstone keeps its stamp. A value that has not changed only raises its stamp.
 
 use super::{Stop, Tx};
-use crate::command::{Effect, MineCommand, Refused, Reply};
+use crate::command::{Effect, MineAffirmation, MineCommand, Refused, Reply};
 use crate::table::mine::{self, MineRow};
 use saltern_wire::limits::{FUNCTION_NAME_BYTES_MAX, MINE_VALUE_BYTES_MAX};
+use saltern_wire::mine::MineReport;
 use saltern_wire::{MinionId, Ordinal};
 use std::collections::BTreeSet;
 
@@ -12,7 +13,28 @@ use std::collections::BTreeSet;
 const FUNCTIONS_MAX: usize = 256;
 
 pub(super) fn apply(tx: &mut Tx<'_>, command: &MineCommand) -> Result<Reply, Stop> {
-    let MineCommand::Report { minion: ordinal, reports } = command;
+    match command {
+        MineCommand::Report { minion, reports } => report(tx, minion, reports),
+        MineCommand::Affirm { affirmed } => affirm(tx, affirmed),
+    }
+}
+
+/// Raises the stamps of values that have not changed. One that was written meanwhile is left alone: whoever proposed this
+/// sees it and reports the value.
+fn affirm(tx: &mut Tx<'_>, affirmed: &[MineAffirmation]) -> Result<Reply, Stop> {
+    for MineAffirmation { minion, function, held, stamp } in affirmed {
+        if !tx.index.accepted.contains(minion.0) {
+            continue;
+        }
+        let row = mine::get(&tx.over, *minion, function)?;
+        if let Some(row) = row.filter(|row| row.stamp == *held && stamp > held) {
+            mine::put(&mut tx.over, *minion, function, &MineRow { stamp: *stamp, value: row.value });
+        }
+    }
+    Ok(Reply::Done)
+}
+
+fn report(tx: &mut Tx<'_>, ordinal: &Ordinal, reports: &[MineReport]) -> Result<Reply, Stop> {
     let minion = accepted(tx, *ordinal)?;
     let mut taken: Vec<(&str, MineRow)> = Vec::new();
     let mut new = BTreeSet::new();

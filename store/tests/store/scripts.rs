@@ -9,10 +9,13 @@ use crate::world::{
 };
 use goldenscript::{ArgumentConsumer, Context};
 use saltern_store::AppliedEntry;
-use saltern_store::command::{Command, Effect, JobCommand, KeyCommand, MasterCommand, Reply};
+use saltern_store::command::{
+    Command, Effect, JobCommand, KeyCommand, MasterCommand, MineAffirmation, MineCommand, Reply,
+};
 use saltern_wire::crypto::Signed;
 use saltern_wire::job::{Outcome, OutcomeKind, ReturnPart};
 use saltern_wire::key::KeyRecord;
+use saltern_wire::mine::MineStamp;
 use saltern_wire::{JobId, LogicalTime, MasterId, Ordinal, RequestId};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -164,6 +167,16 @@ impl Stage {
                     Some((function, value)) => mine(ordinal, function, Some(value.into()), stamp),
                     None => mine(ordinal, next(args)?, None, stamp),
                 }
+            }
+            "affirm" => {
+                let mut stamp = |name| -> Fallible<MineStamp> {
+                    let (incarnation, counter) = args.take_key(name).unwrap_or("1.1").split_once('.').ok_or("I.C")?;
+                    Ok(MineStamp { incarnation: incarnation.parse()?, counter: counter.parse()? })
+                };
+                let (held, stamp) = (stamp("held")?, stamp("stamp")?);
+                let (minion, function) = (Ordinal(self.ordinal(next(args)?)?), next(args)?.to_owned());
+                let affirmed = vec![MineAffirmation { minion, function, held, stamp }];
+                Command::Mine(MineCommand::Affirm { affirmed })
             }
             "found" => found(),
             "token" => {

@@ -1,7 +1,8 @@
 //! A small cluster's worth of words: engines in temporary folders, proposals, and a state to apply them to.
 
 use saltern_store::command::{
-    Applied, Command, JobCommand, KeyCommand, MasterCommand, MineCommand, MinionCommand, Proposal, SettingsCommand,
+    Applied, Command, JobCommand, KeyCommand, MasterCommand, MineAffirmation, MineCommand, MinionCommand, Proposal,
+    SettingsCommand,
 };
 use saltern_store::kv::Engine;
 use saltern_store::kv::memory::MemoryEngine;
@@ -190,6 +191,13 @@ pub fn record(ordinal: u32, parts: Vec<ReturnPart>) -> Command {
 
 pub fn take(jid: JobId, ordinal: u32) -> Command {
     Command::Job(JobCommand::Accept { accepted: vec![(jid, Ordinal(ordinal))] })
+}
+
+pub fn affirm(ordinal: u32, function: &str, held: (u64, u64), stamp: (u64, u64)) -> Command {
+    let stamp_of = |(incarnation, counter)| saltern_wire::mine::MineStamp { incarnation, counter };
+    let (held, stamp) = (stamp_of(held), stamp_of(stamp));
+    let affirmed = vec![MineAffirmation { minion: Ordinal(ordinal), function: function.into(), held, stamp }];
+    Command::Mine(MineCommand::Affirm { affirmed })
 }
 
 pub fn mine(ordinal: u32, function: &str, value: Option<Value>, stamp: (u64, u64)) -> Command {

@@ -3,10 +3,11 @@
 use super::{config, names};
 use crate::config::Config;
 use crate::founding::{JoinError, Joined, grant, init, join, pending, token};
-use crate::http::{JsonBody, Refusal, serve_tls};
+use crate::http::{Door, JsonBody, Refusal, serve_tls};
 use crate::pki::{Credentials, tls};
 use crate::replica::Replica;
 use crate::truth::{Committed, Lane, ProposeError, Quorum};
+use crate::witness::Witness;
 use axum::extract::State as Shared;
 use axum::routing::post;
 use axum::{Json, Router};
@@ -102,7 +103,7 @@ impl Replica for Founder {
         self.state.revision()
     }
     fn quorum(&self) -> Quorum {
-        Quorum { fresh: true, stale_ms: None, leader: Some(self.id()), term: 1 }
+        Quorum { fresh: true, contact: true, stale_ms: None, leader: Some(self.id()), term: 1 }
     }
     fn now(&self) -> LogicalTime {
         self.state.time()
@@ -141,7 +142,9 @@ pub(super) async fn serve(founder: &Arc<Founder>, tasks: &TaskTracker, stop: &Ca
     let port = listener.local_addr().expect("an address").port();
     let router = Router::new().route("/v1/cluster/join", post(answer)).with_state(Arc::clone(founder));
     let config = Arc::new(tls::api_server(&founder.credentials).expect("TLS"));
-    tasks.spawn(serve_tls(listener, config, router, tasks.clone(), stop.clone()));
+    let witness = Witness::new(Arc::new(SystemClock::new()));
+    let door = Door::new(router, witness, stop.clone());
+    tasks.spawn(serve_tls(listener, config, door, tasks.clone()));
     Address::new("127.0.0.1", port)
 }
 

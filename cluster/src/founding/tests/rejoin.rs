@@ -5,7 +5,7 @@ use super::grant::{Founder, join_as, serve as serve_api};
 use crate::config::Config;
 use crate::founding::{RejoinError, Rejoined, grant, rejoin};
 use crate::mesh::message::{Granted, Request, Response};
-use crate::mesh::server::{MeshService, serve};
+use crate::mesh::server::{MeshService, Unfit, serve};
 use crate::pki::{Credentials, tls};
 use crate::quarantine::{QUARANTINE_FILE, Quarantine};
 use saltern_pubsub::clock::{SystemClock, SystemEntropy};
@@ -46,6 +46,10 @@ impl MeshService for Peer {
         Response::Rejoined(granted.map(|grant| Granted(Box::new(grant))).map_err(|refusal| refusal.0))
     }
     async fn replicate(&self, _: MasterId, _: Link) {}
+
+    fn note_expired(&self) {}
+
+    fn note_refused(&self, _: MasterId, _: Unfit) {}
 }
 
 /// A cluster of a founder that answers on its mesh port and a second master that does not run.

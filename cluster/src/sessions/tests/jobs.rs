@@ -54,7 +54,8 @@ async fn a_job_reaches_the_minions_of_every_master_and_its_watchers_hear_all() {
     assert_eq!(names, ["web-0 by m1", "web-1 by m2", "web-2 by m3", "done"]);
     let late: Vec<JobEvent> = scene.masters[0].watch.job(jid).expect("readable").expect("held").collect().await;
     assert_eq!(late.len(), 4, "who comes late hears the same");
-    let view = crate::watch::job_view(scene.masters[0].truth.replica().state(), &scene.masters[0].presence, jid);
+    let view =
+        crate::watch::job_view(scene.masters[0].truth.replica().state(), &scene.masters[0].presence, jid, 1 << 20);
     let view = view.expect("readable").expect("held");
     assert_eq!((view.summary.state, view.returns.len(), view.missing.len()), (JobState::Done, 3, 0));
     assert_eq!(view.master, "m2");
@@ -103,7 +104,8 @@ async fn a_reinstalled_minion_is_not_offered_what_its_predecessor_may_have_run()
     second.granted().await;
     assert!(second.quiet(Duration::from_secs(10), is_offer).await, "its predecessor may have run it");
     let master = &scene.masters[0];
-    let view = crate::watch::job_view(master.truth.replica().state(), &master.presence, jid).expect("readable");
+    let view =
+        crate::watch::job_view(master.truth.replica().state(), &master.presence, jid, 1 << 20).expect("readable");
     assert_eq!(view.expect("held").missing[0].reason, "reinstalled: nobody knows whether it ran");
     let next = scene.submit(0, "*", 60_000).await;
     assert_eq!(second.offered().await.job.peek().expect("readable").jid, next);

@@ -71,7 +71,7 @@ async fn every_missing_answer_has_its_reason() {
     eventually("presence is known", || scene.presence_of("runs")[0].0 == Presentness::Connected).await;
     let reasons = || {
         let master = &scene.masters[0];
-        let view = crate::watch::job_view(master.truth.replica().state(), &master.presence, jid);
+        let view = crate::watch::job_view(master.truth.replica().state(), &master.presence, jid, 1 << 20);
         let view = view.expect("readable").expect("held");
         view.missing.iter().map(|missing| format!("{}: {}", missing.minion, missing.reason)).collect::<Vec<_>>()
     };

@@ -1,6 +1,7 @@
 //! Masters with real sessions, publishing and presence, over a network in memory and a truth without Raft; minions that
 //! speak the real protocol.
 
+mod hostile;
 mod jobs;
 mod keys;
 mod liveness;
@@ -35,6 +36,7 @@ pub(super) struct Master {
     pub(super) presence: Presence,
     pub(super) jobs: Jobs,
     pub(super) watch: Watch,
+    pub(super) witness: Arc<Witness>,
     stop: DropGuard,
 }
 
@@ -123,7 +125,8 @@ async fn start(network: &MemoryNetwork, truth: Together, road: &Arc<Mutex<BTreeM
     let presence = Presence::new(Arc::clone(&replica), io.clone());
     road.lock().expect("whole").insert(MasterId(number), presence.clone());
     presence.start(Arc::new(Direct(Arc::clone(road), MasterId(number))), &tasks, cancel.clone());
-    let inbox = Inbox::start(Arc::clone(&replica), &tasks, &cancel);
+    let witness = Witness::new(Arc::clone(&io.clock));
+    let inbox = Inbox::start(Arc::clone(&replica), Arc::clone(&io.clock), Arc::clone(&witness), &tasks, &cancel);
     let fanout = io.transport.fanout(&Address::new(format!("m{number}"), 4505)).await.expect("a free port");
     let publisher = Publisher::new(fanout, MasterId(number), master_key(number), Arc::clone(&io.entropy));
     let publisher = SharedPublisher::new(publisher);
@@ -139,12 +142,13 @@ async fn start(network: &MemoryNetwork, truth: Together, road: &Arc<Mutex<BTreeM
         },
         presence: presence.clone(),
         inbox,
+        witness: Arc::clone(&witness),
     };
     let sessions = Sessions::start(parts, listener, &tasks, cancel.clone());
     publish::start(Arc::clone(&replica), io, publisher, sessions.clone(), &tasks, cancel.clone());
     let jobs = Jobs::signing_with(Arc::clone(&replica), CLUSTER, Arc::new(master_key(number)));
-    let watch = Watch::new(replica, presence.clone());
-    Master { truth, sessions, presence, jobs, watch, stop: cancel.drop_guard() }
+    let watch = Watch::new(replica, presence.clone(), Arc::clone(&witness));
+    Master { truth, sessions, presence, jobs, watch, witness, stop: cancel.drop_guard() }
 }
 
 impl Master {

@@ -1,0 +1,80 @@
+//! What presses on a master, and what it does about it: queues, refusals, expired work, the gate.
+
+use super::{count, gauge};
+use crate::api::Api;
+use crate::witness::{Queue, Reason};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Why something was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    reason: &'static str,
+}
+
+/// Where something waited.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Waited {
+    queue: &'static str,
+}
+
+/// A lane of proposals.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lane {
+    lane: &'static str,
+}
+
+/// What the gate did with a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Event {
+    event: &'static str,
+}
+
+pub(super) fn register(registry: &mut Registry, api: &Api) {
+    let witness = api.witness();
+    let refused: Family<Refused, Counter> = Family::default();
+    for reason in Reason::ALL {
+        refused.get_or_create(&Refused { reason: reason.name() }).inc_by(witness.refused(reason));
+    }
+    registry.register(
+        "refusals",
+        "What was refused, by reason; a session that is read more slowly counts as well",
+        refused,
+    );
+    let expired: Family<Waited, Counter> = Family::default();
+    for queue in Queue::ALL {
+        expired.get_or_create(&Waited { queue: queue.name() }).inc_by(witness.expired(queue));
+    }
+    registry.register("expired", "Work that was dropped because nobody waited for it any more, by queue", expired);
+    let (published, failed) = witness.frames();
+    counter(registry, "fanout_frames", "Frames that were handed to the fan-out", published);
+    counter(registry, "fanout_frames_failed", "Frames that could not be handed to the fan-out", failed);
+    let counts = api.sessions.roster().counts();
+    count(registry, "sessions_attached", "Sessions on this master, accepted or not", counts.attached);
+    let strangers = counts.attached.saturating_sub(counts.accepted);
+    count(registry, "sessions_strangers", "Sessions of minions that are not accepted (yet)", strangers);
+    let held = gauge(u64::try_from(api.sessions.inbox().held_bytes()).unwrap_or(u64::MAX));
+    registry.register_with_unit("inbox_held", "What minions sent and the log has not taken yet", Unit::Bytes, held);
+    let (control, bulk) = api.truth.lanes();
+    let proposals: Family<Lane, Gauge> = Family::default();
+    for (lane, taken) in [("control", control), ("bulk", bulk)] {
+        proposals.get_or_create(&Lane { lane }).set(i64::try_from(taken).unwrap_or(i64::MAX));
+    }
+    registry.register("proposals_under_way", "Proposals under way at this master while it leads, by lane", proposals);
+    if let Some(gate) = &api.gate {
+        let events: Family<Event, Counter> = Family::default();
+        for (event, value) in gate.counters.snapshot() {
+            events.get_or_create(&Event { event }).inc_by(value);
+        }
+        registry.register("gate_events", "What the gate did with connections of minions, by event", events);
+    }
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let counter: Counter = Counter::default();
+    counter.inc_by(value);
+    registry.register(name, help, counter);
+}
