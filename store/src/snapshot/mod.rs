@@ -28,6 +28,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where a checkpoint is made before it has its id.
 const MAKING: &str = "making";
+/// Where the engine makes a checkpoint before it renames it to [`MAKING`]. It is the engine's while one is being made.
+const MAKING_UNDER_WAY: &str = "making.tmp";
 /// Snapshots kept: the current one, and the one before it, because a slow receiver may still be reading that.
 const KEPT: usize = 2;
 /// What names of unfinished receptions begin with.
@@ -88,7 +90,9 @@ impl Snapshots {
                 Err(_) => {}
             }
         }
-        snapshots.engine().remove(&snapshots.path(MAKING))?;
+        for left in [MAKING, MAKING_UNDER_WAY] {
+            snapshots.engine().remove(&snapshots.path(left))?;
+        }
         snapshots.tidy(None)?;
         Ok(snapshots)
     }
@@ -185,7 +189,7 @@ impl Snapshots {
             let id = name.strip_suffix(MANIFEST).unwrap_or(&name);
             let keep = match id.strip_prefix(RECEIVING) {
                 Some(id) => receiving.is_none_or(|receiving| receiving == id),
-                None => name == MAKING || kept.iter().any(|kept| kept == id),
+                None => [MAKING, MAKING_UNDER_WAY].contains(&name.as_str()) || kept.iter().any(|kept| kept == id),
             };
             if !keep {
                 self.engine().remove(&self.path(&name))?;

@@ -166,6 +166,22 @@ fn a_torn_snapshot_is_not_served() {
 }
 
 /// On both engines: what the interruptions leave is laid out by hand. All points of interruption: [`crashes`](crate::crashes).
+/// A leader may send a snapshot while this master makes one of its own: the crash loop met a checkpoint of which a file was gone.
+#[test]
+fn beginning_to_receive_leaves_a_checkpoint_under_way_alone() {
+    let (source, target) = (Bench::rocks(), Bench::rocks());
+    let manifest = snapshots(&source).create(&filled(&source, 1).state).unwrap().manifest;
+    let receiving = snapshots(&target);
+    let file = target.dir("snapshots").join("making.tmp").join("000007.sst");
+    target.engine.make_folder(file.parent().unwrap()).unwrap();
+    target.engine.append_file(&file, b"linked a moment ago").unwrap();
+    let _begun = receiving.receive(manifest).unwrap();
+    assert!(target.engine.file_len(&file).unwrap().is_some(), "it is the engine's");
+    drop(receiving);
+    drop(snapshots(&target));
+    assert_eq!(target.engine.file_len(&file).unwrap(), None, "what a crash left is cleared away");
+}
+
 #[test]
 fn what_an_interrupted_install_leaves_is_cleared_away() {
     for bench in Bench::both() {
