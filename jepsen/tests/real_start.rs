@@ -60,7 +60,7 @@ async fn a_used_port_and_a_used_folder_are_named() -> anyhow::Result<()> {
     }
     let second = folder.join("second.yaml");
     std::fs::write(&second, moved.replace("master.sock", "second.sock"))?;
-    assert_refused(&master(&["run"], &second), 78, &["data"]);
+    assert_refused(&master(&["run"], &second), 75, &["data", "in use"]);
     assert!(world.cluster.fleet.first_dead().is_none(), "the first master goes on");
 
     // The same ports, after the first master has ended: somebody else listens on each in turn.
