@@ -9,6 +9,9 @@
 //! **Invariants.** Every entry that is not in the log is in the state or in the newest snapshot: one of the two reaches at
 //! least to where the log begins. A state that is older than that without a snapshot, and an empty log beside a state that
 //! has applied entries, are corrupt: entries that were acknowledged are missing.
+//!
+//! A state that is ahead of the log is sound: what a majority holds is applied, whether or not this machine's own write of it
+//! is done. If the machine dies just then, Raft begins its log behind the state, and needs a snapshot that reaches there.
 
 use crate::error::StoreError;
 use crate::kv::Engine;
@@ -52,6 +55,10 @@ impl<E: LogEntry> Stores<E> {
             snapshot: snapshots.current().map_or(0, |snapshot| snapshot.manifest.applied),
         };
         soundness.noted(ends.check())?;
+        if ends.lacks_snapshot(log.last_index()) {
+            tracing::info!(applied = ends.applied, "the state is ahead of the log: a snapshot of it is made");
+            snapshots.create(&state)?;
+        }
         Ok(Self { log, state, snapshots, soundness })
     }
 }
@@ -69,6 +76,13 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
+    /// Whether entries that the log does not hold (`last` is its last one) are in the state and in no snapshot.
+    fn lacks_snapshot(&self, last: Option<u64>) -> bool {
+        let end = last.unwrap_or(self.purged);
+        let before_log = if self.applied > end { self.applied } else { self.purged };
+        self.snapshot < before_log
+    }
+
     /// Refuses a gap between the log and what is to stand before it.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         let Self { log_is_empty, purged, applied, snapshot } = *self;
@@ -89,6 +103,19 @@ impl Ends {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_state_ahead_of_the_log_needs_a_snapshot() {
+        let ends = |purged, applied, snapshot| Ends { log_is_empty: false, purged, applied, snapshot };
+        for (ends, last) in [(ends(0, 7, 0), Some(6)), (ends(8, 8, 5), None), (ends(8, 9, 5), Some(12))] {
+            assert!(ends.lacks_snapshot(last));
+        }
+        for (ends, last) in
+            [(ends(0, 7, 0), Some(7)), (ends(8, 8, 8), None), (ends(0, 7, 7), Some(6)), (ends(0, 0, 0), None)]
+        {
+            assert!(!ends.lacks_snapshot(last));
+        }
+    }
 
     #[test]
     fn a_gap_before_the_log_is_refused() {
