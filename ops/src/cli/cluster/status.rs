@@ -1,59 +1,19 @@
-//! `saltern cluster status|join-token`.
+//! `saltern cluster status`: what people are woken for first, then every master.
 
-use super::duration::{milliseconds, parse as parse_duration};
 use super::{CliError, Session};
 use crate::output::style::{self, BAD, HEAD, TEXT};
 use crate::output::table::Table;
-use crate::output::{Format, Page, document, nested};
+use crate::output::{Page, document, nested};
 use saltern_wire::Value;
-use saltern_wire::api::{ClusterStatus, JoinTokenRequest, JoinTokenView, MemberStatus};
+use saltern_wire::api::{ClusterStatus, MemberStatus};
 use serde_json::json;
-use std::time::Duration;
 
-/// Verbs over the masters.
-#[derive(Debug, clap::Subcommand)]
-pub enum ClusterCommand {
-    /// Show quorum, failure tolerance and every master
-    #[command(after_help = "Example:\n  saltern cluster status -o table")]
-    Status,
-    /// Print a token with which a new master may join
-    #[command(
-        name = "join-token",
-        after_help = "Example:\n  saltern-master join \"$(ssh m1 saltern cluster join-token --ttl 10m)\""
-    )]
-    JoinToken {
-        /// How long it is good for, at most 7d
-        #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_duration)]
-        ttl: Duration,
-        /// How many masters may use it
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32))]
-        uses: u32,
-    },
-}
-
-/// Carries out a verb.
-pub async fn run(command: ClusterCommand, session: &mut Session) -> Result<u8, CliError> {
-    match command {
-        ClusterCommand::Status => {
-            let answer = session.client.get("/v1/cluster/status", "").await?;
-            let master = answer.master.clone();
-            let status: ClusterStatus = session.fresh(answer)?;
-            session.screen.show(&Status { status, master })?;
-        }
-        ClusterCommand::JoinToken { ttl, uses } => {
-            let body = JoinTokenRequest { ttl_ms: milliseconds(ttl), uses };
-            let answer = session.client.post("/v1/cluster/join-token", &body).await?;
-            let token: JoinTokenView = session.fresh(answer)?;
-            let expires = token.expires;
-            session.screen.show(&Token(token))?;
-            if session.screen.format() == Format::Nested {
-                session.screen.note(&format!(
-                    "On the new machine: saltern-master join TOKEN. Good until {expires} for {uses} master{}, shown once.",
-                    if uses == 1 { "" } else { "s" }
-                ))?;
-            }
-        }
-    }
+/// Asks a master and shows its answer.
+pub(super) async fn run(session: &mut Session) -> Result<u8, CliError> {
+    let answer = session.client.get("/v1/cluster/status", "").await?;
+    let master = answer.master.clone();
+    let status: ClusterStatus = session.fresh(answer)?;
+    session.screen.show(&Status { status, master })?;
     Ok(0)
 }
 
@@ -183,29 +143,10 @@ fn facts_of(member: &MemberStatus) -> Value {
     })
 }
 
-/// A join token: on stdout alone, so that it can be piped.
-struct Token(JoinTokenView);
-
-impl Page for Token {
-    fn document(&self) -> Value {
-        document(&self.0)
-    }
-
-    fn nested(&self) -> String {
-        format!("{}\n", self.0.token)
-    }
-
-    fn table(&self) -> Table {
-        let mut table = Table::new(&["TOKEN", "EXPIRES"]);
-        table.row([self.0.token.clone(), self.0.expires.to_string()]);
-        table
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::text;
+    use crate::output::{Format, text};
     use saltern_wire::crypto::Fingerprint;
     use saltern_wire::io::Address;
     use saltern_wire::master::{Endpoints, MasterState};

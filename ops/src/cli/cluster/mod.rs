@@ -1,0 +1,37 @@
+//! `saltern cluster …`: verbs over the masters, one family a file.
+
+mod status;
+mod token;
+
+use super::duration::parse as parse_duration;
+use super::{CliError, Session};
+use std::time::Duration;
+
+/// Verbs over the masters.
+#[derive(Debug, clap::Subcommand)]
+pub enum ClusterCommand {
+    /// Show quorum, failure tolerance and every master
+    #[command(after_help = "Example:\n  saltern cluster status -o table")]
+    Status,
+    /// Print a token with which a new master may join
+    #[command(
+        name = "join-token",
+        after_help = "Example:\n  saltern-master join \"$(ssh m1 saltern cluster join-token --ttl 10m)\""
+    )]
+    JoinToken {
+        /// How long it is good for, at most 7d
+        #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_duration)]
+        ttl: Duration,
+        /// How many masters may use it
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32))]
+        uses: u32,
+    },
+}
+
+/// Carries out a verb.
+pub async fn run(command: ClusterCommand, session: &mut Session) -> Result<u8, CliError> {
+    match command {
+        ClusterCommand::Status => status::run(session).await,
+        ClusterCommand::JoinToken { ttl, uses } => token::run(ttl, uses, session).await,
+    }
+}
