@@ -80,9 +80,21 @@ mod tests {
     #[test]
     fn a_session_of_somebody_else_is_left_alone() {
         let jid = JobId::mint(LogicalTime::from_unix_micros(1_795_392_390_000_000), 1);
-        let session = rustix::process::getsid(None).expect("we have one").as_raw_nonzero().get();
-        let living = members(Path::new("/proc"), i64::from(session)).expect("read");
-        assert!(!living.is_empty(), "at least this test runs in it");
-        assert_eq!(end(jid, u32::try_from(session).expect("a pid")).expect("looked"), 0);
+        // A session of its own: the one that this test runs in may have begun outside of what /proc shows here.
+        let mut stranger =
+            std::process::Command::new("setsid").args(["sleep", "60"]).spawn().expect("setsid and sleep");
+        let session = stranger.id();
+        let leads = || members(Path::new("/proc"), i64::from(session)).expect("read").len() == 1;
+        let mut looks = 0;
+        while !leads() && looks < 500 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            looks += 1;
+        }
+        let ended = end(jid, session).expect("looked");
+        let lives = stranger.try_wait().expect("ours").is_none();
+        stranger.kill().expect("ours");
+        stranger.wait().expect("ours");
+        assert!(looks < 500, "it leads a session");
+        assert_eq!((ended, lives), (0, true));
     }
 }

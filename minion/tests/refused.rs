@@ -56,16 +56,6 @@ async fn what_is_forged_foreign_old_or_changed_is_counted_and_does_not_run() {
     }
     cluster.outcome(good.jid).await;
     cluster.publish_directory(2, 1, &[1, 2]);
-    let counts = loop {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let mut ask = cluster.job("status.refusals", vec![]);
-        ask.generation = 2;
-        masters.iter().for_each(|master| master.offer(&ask, &masters[0].identity));
-        let counts = cluster.outcome(ask.jid).await.value;
-        if counts.get("directory_older").is_some() {
-            break counts;
-        }
-    };
     let expect = [
         ("job_signature", 6),
         ("job_of_other_cluster", 3),
@@ -74,8 +64,21 @@ async fn what_is_forged_foreign_old_or_changed_is_counted_and_does_not_run() {
         ("job_expired", 3),
         ("directory_older", 1),
     ];
-    for (reason, count) in expect {
-        assert_eq!(counts.get(reason).and_then(Value::as_u64), Some(count), "{reason}: {counts}");
+    // The two masters speak on roads of their own: the answer through one says nothing of what the other one still carries.
+    let mut counts = Value::Null;
+    let count = |counts: &Value, reason: &str| counts.get(reason).and_then(Value::as_u64).unwrap_or(0);
+    for _ in 0..200 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut ask = cluster.job("status.refusals", vec![]);
+        ask.generation = 2;
+        masters.iter().for_each(|master| master.offer(&ask, &masters[0].identity));
+        counts = cluster.outcome(ask.jid).await.value;
+        if expect.iter().all(|(reason, least)| count(&counts, reason) >= *least) {
+            break;
+        }
+    }
+    for (reason, exactly) in expect {
+        assert_eq!(count(&counts, reason), exactly, "{reason}: {counts}");
     }
     assert!(!folder.path().join("ran").exists(), "nothing of it ran");
     assert_eq!(cluster.truth().accepted.len(), 0, "nothing of it was taken");
