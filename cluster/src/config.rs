@@ -36,6 +36,8 @@ pub struct Config {
     pub interface: IpAddr,
     /// The host under which others reach it: the interface, or the host name if that is a wildcard.
     pub advertise: String,
+    /// Where other masters reach it: the host above and the mesh's port, unless a relay or a forwarded port stands before it.
+    pub mesh_advertise: Address,
     /// Port of the fan-out.
     pub publish_port: u16,
     /// Port of sessions.
@@ -181,9 +183,16 @@ impl Config {
             },
             None => interface.to_string(),
         };
-        if advertise.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
+        let unreachable = |host: &str| host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified());
+        if unreachable(&advertise) {
             return contradiction(format!(
                 "others cannot reach the host {advertise}: set `advertise` to a real address"
+            ));
+        }
+        let (mesh_host, mesh_port) = layer.mesh_advertise.map_or((advertise.clone(), None), |reach| reach.0);
+        if unreachable(&mesh_host) {
+            return contradiction(format!(
+                "others cannot reach the host {mesh_host}: set `mesh_advertise` to a real address"
             ));
         }
         let port = |port: Option<Port>, default: u16| port.map_or(default, |port| port.0);
@@ -215,6 +224,7 @@ impl Config {
             id,
             interface,
             advertise,
+            mesh_advertise: Address::new(mesh_host, mesh_port.unwrap_or(ports[2].1)),
             publish_port: ports[0].1,
             ret_port: ports[1].1,
             mesh_port: ports[2].1,
@@ -251,7 +261,7 @@ impl Config {
         Endpoints {
             fanout: at(self.publish_port),
             session: at(self.ret_port),
-            mesh: at(self.mesh_port),
+            mesh: self.mesh_advertise.clone(),
             api: at(self.api_port),
         }
     }

@@ -13,7 +13,8 @@
 //! **Invariants.** Data goes to stdout and everything else to stderr. Every way to end has one exit code
 //! ([`cli::CliError::exit_code`]). Every write carries a request id, so that asking another master is harmless.
 //!
-//! [`fleet`] starts real processes on this machine, and [`demo`] is the story told with them.
+//! [`fleet`] starts real processes on this machine, [`relay`] puts them as far apart as regions are, and [`demo`] is the story
+//! told with them.
 //!
 //! **It refuses** to know about Raft, RocksDB or ZeroMQ: it speaks [`saltern_wire::api`] and nothing else. Time and random
 //! bytes come from [`edge`].
@@ -25,3 +26,4 @@ pub mod demo;
 pub mod edge;
 pub mod fleet;
 pub mod output;
+pub mod relay;

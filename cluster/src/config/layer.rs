@@ -1,6 +1,6 @@
 //! One layer of configuration, and the three places that layers come from.
 
-use super::value::{Host, Interface, LogLevel, Name, Port, Profile};
+use super::value::{Host, Interface, LogLevel, Name, Port, Profile, Reach};
 use super::{CONFIG_BYTES_MAX, ConfigError};
 use serde::Deserialize;
 use std::io::Read;
@@ -38,6 +38,8 @@ layer! {
     interface: Interface,
     /// The host that others are told.
     advertise: Host,
+    /// Where other masters reach this one, if not at the advertised host and the mesh's port.
+    mesh_advertise: Reach,
     /// Port of the fan-out.
     publish_port: Port,
     /// Port of sessions.

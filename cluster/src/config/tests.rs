@@ -42,12 +42,25 @@ fn salts_keys_mean_what_they_mean_there() {
 }
 
 #[test]
+fn other_masters_may_be_told_another_way() {
+    let mesh = |lines: &str| load(&format!("id: m1\nadvertise: m1.net\n{lines}")).expect("good").endpoints().mesh;
+    assert_eq!(mesh("mesh_port: 5510\n").to_string(), "m1.net:5510");
+    assert_eq!(mesh("mesh_advertise: relay.net\nmesh_port: 5510\n").to_string(), "relay.net:5510");
+    assert_eq!(mesh("mesh_advertise: 10.0.0.9:6510\n").to_string(), "10.0.0.9:6510");
+    assert_eq!(mesh("mesh_advertise: 'fd00::9'\n").to_string(), "[fd00::9]:4510");
+    let config = load("id: m1\nadvertise: m1.net\nmesh_advertise: relay.net\n").expect("good");
+    assert_eq!(config.endpoints().api.to_string(), "m1.net:4511", "the rest is where it was");
+}
+
+#[test]
 fn errors_name_file_line_and_remedy_in_one_line() {
     for (yaml, line, words) in [
         ("id: m1\npublsh_port: 4505\n", 2, "did you mean `publish_port`?"),
         ("id: m1\n\nwhatever: 1\n", 3, "unknown key `whatever`; there are id, interface"),
         ("interface: localhost\n", 1, "\"localhost\" is not an IP address to listen on"),
         ("id: m1\nadvertise: host:80\n", 2, "has a port"),
+        ("id: m1\nmesh_advertise: host:0\n", 2, "has port 0"),
+        ("id: m1\nmesh_advertise: 'a host'\n", 2, "the host is no name"),
         ("id: m1\npublish_port: 70000\n", 2, "70000 is not a port"),
         ("publish_port: 0\n", 1, "0 is not a port"),
         ("id: Not A Name\n", 1, "is not a name"),
@@ -66,6 +79,7 @@ fn contradictions_are_refused() {
     for (yaml, words) in [
         ("publish_port: 4506\n", "publish_port and ret_port are both 4506"),
         ("advertise: '::'\n", "cannot reach the host ::"),
+        ("mesh_advertise: '[::]:4510'\n", "set `mesh_advertise` to a real address"),
         ("heartbeat_ms: 500\n", "an election takes at least two heartbeats"),
     ] {
         let text = refused(yaml);

@@ -35,6 +35,25 @@ parsed! {
     Host(String)
 }
 
+parsed! {
+    /// A host name or IP address, with a port or without.
+    Reach((String, Option<u16>))
+}
+
+impl Reach {
+    /// Checks `text`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Ok(Host(host)) = Host::parse(text) {
+            return Ok(Self((host, None)));
+        }
+        let address = Address::parse(text, None).map_err(|error| error.to_string())?;
+        if address.port() == 0 {
+            return Err(format!("{text:?} has port 0: others are told the number, use 1 to 65535"));
+        }
+        Ok(Self((address.host().into(), Some(address.port()))))
+    }
+}
+
 impl Name {
     /// Checks `text`.
     pub fn parse(text: &str) -> Result<Self, String> {

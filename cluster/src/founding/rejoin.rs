@@ -239,7 +239,9 @@ async fn obtain(
         region: config.region.clone(),
         zone: config.zone.clone(),
     };
-    let (grant, by) = ask_all(&old, &directory, &peers, request).await?;
+    let mesh = Mesh::new(Arc::new(tls::mesh(&old)?.from_interface(config.interface)));
+    mesh.learn(&directory);
+    let (grant, by) = ask_all(&mesh, &peers, request).await?;
     let unusable = |cause: String| RejoinError::Grant { master: by.clone(), cause };
     let fresh = accept(config, identity, grant, old.ca.fingerprint()).map_err(unusable)?;
     if fresh.cluster != old.cluster || directory.master(fresh.master).is_some() {
@@ -252,13 +254,10 @@ async fn obtain(
 /// Asks all peers at once and takes the first grant: the truth gives one key one id, whoever is asked. Without a grant, what
 /// a master said counts more than that another one was silent.
 async fn ask_all(
-    old: &Credentials,
-    directory: &Directory,
+    mesh: &Arc<Mesh>,
     peers: &[&MasterRecord],
     request: RejoinRequest,
 ) -> Result<(JoinGrant, String), RejoinError> {
-    let mesh = Mesh::new(Arc::new(tls::mesh(old)?));
-    mesh.learn(directory);
     let request = Request::Rejoin(Box::new(request));
     let ask = async |peer: &MasterRecord| {
         let asked = mesh.ask(peer.id, Channel::Work, &request, ANSWER_TIMEOUT).await;

@@ -1,7 +1,7 @@
 //! The mesh over TCP and mutual TLS 1.3, in length-delimited messages.
 //!
 //! Both sides show a certificate of the cluster CA, which names the master it was issued to; a dialler refuses an answer
-//! from anybody but the master it meant. Certificates: [`crate::pki`].
+//! from anybody but the master it meant. Certificates: [`crate::pki`]. A master with an `interface` of its own dials from it.
 
 use crate::door::{Door, DoorLimits};
 use crate::mesh::{MeshListener, MeshTransport};
@@ -10,12 +10,12 @@ use futures::{SinkExt, StreamExt};
 use saltern_wire::MasterId;
 use saltern_wire::io::{Address, Link, LinkReceiver, LinkSender, TransportError};
 use saltern_wire::limits::{HANDSHAKE_TIMEOUT_MS, PEER_MESSAGE_BYTES_MAX};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector, rustls};
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
@@ -38,6 +38,7 @@ pub struct TlsMesh {
     server: Arc<rustls::ServerConfig>,
     identify: Identify,
     name_of: NameOf,
+    source: Option<IpAddr>,
 }
 
 /// Reads the master's number from the certificate that a peer proved to own.
@@ -54,7 +55,37 @@ impl TlsMesh {
         identify: Identify,
         name_of: NameOf,
     ) -> Self {
-        Self { client, server, identify, name_of }
+        Self { client, server, identify, name_of, source: None }
+    }
+
+    /// The same, dialling from `interface`: on a host with several addresses the others see the one it was told to use. A
+    /// wildcard leaves the choice to the system.
+    pub fn from_interface(mut self, interface: IpAddr) -> Self {
+        self.source = (!interface.is_unspecified()).then_some(interface);
+        self
+    }
+
+    /// Connects from the source address to the first address of that family which answers.
+    async fn connect(&self, address: &Address) -> std::io::Result<TcpStream> {
+        let Some(source) = self.source else { return TcpStream::connect((address.host(), address.port())).await };
+        let mut failed = None;
+        for to in tokio::net::lookup_host((address.host(), address.port())).await? {
+            let socket = match (source, to) {
+                (IpAddr::V4(_), SocketAddr::V4(_)) => TcpSocket::new_v4()?,
+                (IpAddr::V6(_), SocketAddr::V6(_)) => TcpSocket::new_v6()?,
+                (IpAddr::V4(_), SocketAddr::V6(_)) | (IpAddr::V6(_), SocketAddr::V4(_)) => continue,
+            };
+            let connected = async {
+                socket.bind((source, 0).into())?;
+                socket.connect(to).await
+            };
+            match connected.await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let none = || std::io::Error::other(format!("{address} has no address that {source} can reach"));
+        Err(failed.unwrap_or_else(none))
     }
 }
 
@@ -63,7 +94,7 @@ impl MeshTransport for TlsMesh {
     async fn dial(&self, master: MasterId, address: &Address) -> Result<Link, TransportError> {
         let peer = address.to_string();
         let closed = |cause: String| TransportError::Closed { peer: peer.clone(), cause };
-        let stream = TcpStream::connect((address.host(), address.port())).await.map_err(|e| closed(e.to_string()))?;
+        let stream = self.connect(address).await.map_err(|error| closed(error.to_string()))?;
         tune(&stream).map_err(|error| closed(error.to_string()))?;
         let name = rustls::pki_types::ServerName::try_from((self.name_of)(master))
             .map_err(|error| TransportError::Protocol { peer: peer.clone(), cause: error.to_string() })?;

@@ -61,7 +61,7 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
     let path = || config.data_dir.join(QUARANTINE_FILE).display().to_string();
     if let Some(quarantine) = doubted.map_err(|source| Failed::File { path: path(), source })? {
         let cause = format!("{} (since {})", quarantine.cause, quarantine.since);
-        return Err(take_no_part(&credentials, &cause, remedy).await);
+        return Err(take_no_part(&config, &credentials, &cause, remedy).await);
     }
     // Everything that follows writes; what the stores would say of a disk that takes nothing is harder to read.
     require_writable(&config.data_dir)?;
@@ -122,18 +122,18 @@ async fn quarantine(config: &Config, credentials: &Credentials, cause: &str, rem
         // It ends all the same. The next start meets the same bytes.
         tracing::error!(%error, "the quarantine cannot be written down");
     }
-    take_no_part(credentials, &quarantine.cause, remedy).await
+    take_no_part(config, credentials, &quarantine.cause, remedy).await
 }
 
 /// Tells everybody who may want to know, and gives what this process ends with.
-async fn take_no_part(credentials: &Credentials, cause: &str, remedy: &str) -> Failed {
+async fn take_no_part(config: &Config, credentials: &Credentials, cause: &str, remedy: &str) -> Failed {
     tracing::error!(master = %credentials.master, cause, remedy, "this master is quarantined and takes no part");
     let status = format!("quarantined: {cause}; run `{remedy}`");
     // Outside systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&status)]);
     match (tls::mesh(credentials), credentials.directory.verify(&credentials.ca)) {
         (Ok(transport), Ok(directory)) => {
-            let mesh = Mesh::new(Arc::new(transport));
+            let mesh = Mesh::new(Arc::new(transport.from_interface(config.interface)));
             mesh.learn(&directory);
             let told = tell_peers(&mesh, &directory, credentials.master, cause).await;
             tracing::info!(told, "told the other masters");
@@ -145,7 +145,7 @@ async fn take_no_part(credentials: &Credentials, cause: &str, remedy: &str) -> F
 }
 
 fn edges(config: &Config, credentials: &Arc<Credentials>) -> Result<(Edges, Gate), Failed> {
-    let mesh = tls::mesh(credentials)?;
+    let mesh = tls::mesh(credentials)?.from_interface(config.interface);
     let mut limits = GateLimits::default();
     if let Some(wanted) = config.connections_per_address_max {
         limits.connections_per_address_max = usize::try_from(wanted).unwrap_or(usize::MAX);

@@ -8,7 +8,8 @@
 //! Every member has an environment of its own ([`Master::environment`], [`Minion::environment`]), which its next start takes.
 //!
 //! Every process belongs to the [`Fleet`] that started it and is killed when it is dropped. Each master has an address of its
-//! own out of 127.0.0.0/8, so that any of them can be reached, cut off and named separately.
+//! own out of 127.0.0.0/8, so that any of them can be reached, cut off and named separately. Masters in regions that are far
+//! from each other ([`Plan::distances`]) speak through a relay of the fleet.
 //!
 //! **It refuses** to know what the processes do: it writes their configuration, starts, kills, freezes and restarts them.
 
@@ -19,6 +20,7 @@ pub mod jobs;
 pub mod ports;
 pub mod process;
 
+use crate::relay::{Distances, Jitter, Relay, RelayError, Site};
 use binaries::Binaries;
 use ports::Ports;
 use process::{Process, ProcessError};
@@ -46,6 +48,8 @@ pub struct Plan {
     pub minions: usize,
     /// Region labels, given to the masters in turn.
     pub regions: Vec<String>,
+    /// How far the regions are from each other: the masters speak through a [`Relay`] then.
+    pub distances: Option<Distances>,
     /// Where everything is kept; made by the caller and empty.
     pub folder: PathBuf,
     /// Lines for every master's configuration.
@@ -82,6 +86,9 @@ pub enum FleetError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The relay between the regions does not start.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
     /// There is no free set of ports.
     #[error("no free ports on {0}: stop what listens there, or wait a moment")]
     Ports(Ipv4Addr),
@@ -152,6 +159,8 @@ pub struct Fleet {
     plan: Plan,
     binaries: Binaries,
     ports: Ports,
+    /// What is between the masters, if they are in regions that are far from each other.
+    pub relay: Option<Relay>,
     /// The masters, in the order of their numbers.
     pub masters: Vec<Master>,
     /// The minions, in the order of their numbers.
@@ -179,9 +188,22 @@ impl Fleet {
             Minion { id, folder, environment, process: None }
         });
         let (masters, minions) = (masters.collect(), minions.collect());
-        let fleet = Self { binaries, ports, masters, minions, plan };
+        let mut fleet = Self { binaries, ports, relay: None, masters, minions, plan };
+        fleet.relay = fleet.start_relay()?;
         fleet.write_masters()?;
         Ok(fleet)
+    }
+
+    /// Puts a relay before every master's port for other masters, if the plan says how far they are from each other.
+    fn start_relay(&self) -> Result<Option<Relay>, FleetError> {
+        let Some(distances) = self.plan.distances.clone() else { return Ok(None) };
+        let sites = self.masters.iter().map(|master| Site {
+            place: master.region.clone(),
+            source: master.address.into(),
+            listens: (master.address, self.ports.mesh).into(),
+            relayed: (ports::relayed_of(master.address), self.ports.mesh).into(),
+        });
+        Ok(Some(Relay::start(sites.collect(), distances, Jitter::default())?))
     }
 
     fn write_masters(&self) -> Result<(), FleetError> {
@@ -189,7 +211,7 @@ impl Fleet {
             make_folder(&master.folder)?;
             let text = format!(
                 "id: {}\ninterface: {}\npublish_port: {}\nret_port: {}\nmesh_port: {}\napi_port: {}\ndata_dir: {}\n\
-                 socket: {}\nregion: {}\nzone: {}\n{}",
+                 socket: {}\nregion: {}\nzone: {}\nmesh_advertise: {}\n{}",
                 master.name,
                 master.address,
                 self.ports.publish,
@@ -200,6 +222,7 @@ impl Fleet {
                 master.socket().display(),
                 master.region,
                 master.name,
+                if self.relay.is_some() { ports::relayed_of(master.address) } else { master.address },
                 self.plan.master_extra,
             );
             write(&master.config(), &text)?;

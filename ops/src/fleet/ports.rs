@@ -53,6 +53,13 @@ pub fn host_of(network: [u8; 2], number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, network[0], network[1], last)
 }
 
+/// Where a relay listens for the master at `address`.
+pub fn relayed_of(address: Ipv4Addr) -> Ipv4Addr {
+    let [first, second, third, last] = address.octets();
+    // Fleets have fewer masters than this.
+    Ipv4Addr::new(first, second, third, last.wrapping_add(100))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
