@@ -25,7 +25,7 @@ use futures::stream::FuturesUnordered;
 use saltern_wire::api::{Failure, FailureCode, JoinGrant};
 use saltern_wire::crypto::Identity;
 use saltern_wire::io::{Clock, Disk, Entropy, draw};
-use saltern_wire::master::{Directory, MasterRecord};
+use saltern_wire::master::MasterRecord;
 use saltern_wire::{LogicalTime, MasterId};
 use std::fmt;
 use std::path::{Path, PathBuf};
