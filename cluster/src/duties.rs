@@ -51,6 +51,7 @@ pub fn start(truth: &Truth, credentials: &Arc<Credentials>, tasks: &TaskTracker,
     tasks.spawn(until(stop.clone(), probe_all(truth.clone())));
     tasks.spawn(until(stop.clone(), tick_all(truth.clone())));
     tasks.spawn(until(stop.clone(), truth.clone().confirm_all()));
+    tasks.spawn(until(stop.clone(), crate::level::raise_all(truth.clone())));
     tasks.spawn(until(stop.clone(), take_in_all(truth.clone(), Arc::clone(credentials))));
 }
 
@@ -81,7 +82,7 @@ async fn probe(truth: &Truth, id: MasterId) {
     let reply = truth.mesh().ask(id, Channel::Work, &Request::Probe, PROBE_TIMEOUT).await;
     let after = truth.clock().monotonic();
     let probed = match reply {
-        Ok(Response::Probe { wall_unix_micros, sessions, version, applied, time, room }) => {
+        Ok(Response::Probe { wall_unix_micros, sessions, version, applied, time, room, level }) => {
             let round_trip = after.saturating_sub(before);
             // The answer was given about half a round trip ago.
             let middle = i128::try_from((before + round_trip / 2).as_micros()).unwrap_or(i128::MAX);
@@ -94,6 +95,7 @@ async fn probe(truth: &Truth, id: MasterId) {
                 wall_less_monotonic: Some(i128::from(wall_unix_micros) - middle),
                 time,
                 room: room.map(|room| *room),
+                level: Some(level),
             }
         }
         _ => Probed::default(),

@@ -145,6 +145,7 @@ fn fuzz_api_body() {
         endpoints: Endpoints { fanout: address(4505), session: address(4506), mesh: address(4510), api: address(4511) },
         region: "eu".into(),
         zone: "a".into(),
+        level: saltern_wire::level::LEVEL_FIRST,
     };
     let join = [b"join\n".to_vec(), serde_json::to_vec(&join).expect("JSON")].concat();
     saltern_wire::keep!("api_body", "join", join);

@@ -132,6 +132,9 @@ pub enum Failure {
     /// Stored bytes are not what was written.
     #[error("{0}")]
     Corrupt(String),
+    /// Something came that only a newer build understands.
+    #[error("{0}")]
+    Newer(String),
     /// A write failed: nobody knows what is on the disk.
     #[error("{0}")]
     Disk(String),
@@ -231,6 +234,9 @@ impl Node {
         loop {
             if let Some(cause) = self.soundness.cause() {
                 return Failure::Corrupt(cause);
+            }
+            if let Some(cause) = self.soundness.newer() {
+                return Failure::Newer(cause);
             }
             if let Some(cause) = self.soundness.failure() {
                 return Failure::Disk(cause);

@@ -93,6 +93,8 @@ enum Failed {
          back from the other masters, under a fresh id, with: {remedy}"
     )]
     Quarantined { cause: String, remedy: String },
+    #[error("this master stopped: {0}")]
+    Newer(String),
     #[error("{0}")]
     Core(String),
 }
@@ -105,6 +107,7 @@ impl Failed {
             Self::Join(error) => error.exit_code(),
             Self::Rejoin(error) => error.exit_code(),
             Self::Founding(_) | Self::Credentials(_) | Self::Start(_) | Self::Listen(_) | Self::File { .. } => 78,
+            Self::Newer(_) => 78,
             Self::Quarantined { .. } => EXIT_CORRUPT,
             Self::Disk(_) | Self::Write { .. } => EXIT_DISK,
             Self::Unchecked(StoreError::Locked { .. }) => 75,

@@ -86,6 +86,7 @@ impl MeshService for MasterService {
                 applied: truth.revision(),
                 time: truth.group().leader_state().is_self.then(|| truth.now()),
                 room: Some(Box::new(truth.space().room())),
+                level: saltern_wire::level::LEVEL,
             },
             Request::Presence(update) => Response::Presence(presence.handle_update(from, update)),
             Request::Quarantined(cause) => {

@@ -93,6 +93,7 @@ pub fn bears(command: &Command) -> Level {
         Command::Job(JobCommand::Open { .. }) => Level::Short,
         Command::Key(KeyCommand::Accept { .. })
         | Command::Settings(_)
+        | Command::Level { .. }
         | Command::Master(MasterCommand::Found { .. } | MasterCommand::Token { .. } | MasterCommand::Join { .. }) => {
             Level::Scarce
         }

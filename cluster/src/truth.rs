@@ -127,6 +127,8 @@ pub struct RaftMember {
     pub sessions: Option<u64>,
     /// Its program version.
     pub version: Option<String>,
+    /// The newest feature level that its build knows.
+    pub level: Option<u32>,
 }
 
 /// The group, as this master sees it.
@@ -149,6 +151,7 @@ pub(crate) struct Probed {
     pub(crate) round_trip_us: Option<u64>,
     pub(crate) sessions: Option<u64>,
     pub(crate) version: Option<String>,
+    pub(crate) level: Option<u32>,
     pub(crate) applied: Option<u64>,
     /// Its wall clock less our monotonic clock, in microseconds.
     pub(crate) wall_less_monotonic: Option<i128>,
@@ -308,6 +311,9 @@ impl Truth {
         if !leader.is_self {
             return Err(ProposeRefusal::NotLeader(leader.leader));
         }
+        if let Err(refused) = proposal.command.require_level(self.state().level()) {
+            return Ok(Proposed { revision: self.revision(), time: self.state().time(), applied: Err(refused) });
+        }
         let room = self.deciding_room(&leader);
         if room.level() > bears(&proposal.command) {
             self.space().count_refusal();
@@ -449,6 +455,7 @@ impl Truth {
                     round_trip_us: None,
                     sessions: None,
                     version: Some(env!("CARGO_PKG_VERSION").into()),
+                    level: Some(saltern_wire::level::LEVEL),
                 };
             }
             let probed = probes.get(id).cloned().unwrap_or_default();
@@ -461,6 +468,7 @@ impl Truth {
                 round_trip_us: probed.round_trip_us,
                 sessions: probed.sessions,
                 version: probed.version,
+                level: probed.level,
             }
         };
         let voters = state.voters.iter().map(|id| member(id, true));

@@ -43,6 +43,8 @@ pub enum Verdict {
     Unfinished,
     /// It cannot be trusted: this master has to join again.
     Corrupt,
+    /// It came from a newer build: this one cannot say how it is.
+    Newer,
     /// It could not be read for a reason that is not its content.
     Unreadable,
 }
@@ -55,15 +57,21 @@ impl Verdict {
             Self::Absent => "absent",
             Self::Unfinished => "unfinished",
             Self::Corrupt => "corrupt",
+            Self::Newer => "newer",
             Self::Unreadable => "unreadable",
         }
     }
 }
 
 impl CheckReport {
+    /// Whether a newer build has written something of it.
+    pub fn is_newer(&self) -> bool {
+        self.items.iter().any(|item| item.verdict == Verdict::Newer)
+    }
+
     /// Whether a master may start on this folder.
     pub fn is_sound(&self) -> bool {
-        self.items.iter().all(|item| !matches!(item.verdict, Verdict::Corrupt | Verdict::Unreadable))
+        self.items.iter().all(|item| !matches!(item.verdict, Verdict::Corrupt | Verdict::Newer | Verdict::Unreadable))
     }
 
     /// The first thing that is corrupt, as one line.
@@ -84,8 +92,12 @@ impl CheckReport {
                 Some(value)
             }
             Err(error) => {
-                let corrupt = matches!(error, StoreError::Corrupt { .. });
-                self.add(what, if corrupt { Verdict::Corrupt } else { Verdict::Unreadable }, error.finding());
+                let verdict = match error {
+                    StoreError::Corrupt { .. } => Verdict::Corrupt,
+                    StoreError::Newer(_) => Verdict::Newer,
+                    _ => Verdict::Unreadable,
+                };
+                self.add(what, verdict, error.finding());
                 None
             }
         }
@@ -188,7 +200,9 @@ fn check_state(engine: &dyn Engine, data_dir: &Path, report: &mut CheckReport) -
             };
         }
         let kv = engine.open_read_only(&dir.join(live), Kind::State)?;
-        let (rows, index) = (state::verify(kv.as_ref())?, Index::load(&kv)?);
+        // The index first: rows of a newer level are not judged.
+        let index = Index::load(&kv)?;
+        let rows = state::verify(kv.as_ref())?;
         Ok((index.applied, Verdict::Sound, format!("{rows} rows in {live}, applied up to entry {}", index.applied)))
     };
     let applied = report.take("the state", read());

@@ -48,6 +48,12 @@ pub enum Command {
     Master(MasterCommand),
     /// Replicated settings.
     Settings(SettingsCommand),
+    /// Raises the cluster's feature level: every voter runs a build that knows it. One that is reached already changes nothing; a
+    /// replica whose build does not know it stops.
+    Level {
+        /// The level from here on.
+        level: u32,
+    },
 }
 
 /// Minion keys.
@@ -170,6 +176,9 @@ pub enum MasterCommand {
         directory: Signed<Directory>,
         /// What YAML seeded.
         settings: Settings,
+        /// The founder's feature level, which is the cluster's from here on. Absent in what the first version wrote.
+        #[serde(default = "saltern_wire::level::first")]
+        level: u32,
     },
     /// Makes a join token. The truth holds BLAKE3 of its secret only.
     Token {

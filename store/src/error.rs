@@ -1,6 +1,8 @@
 //! Why the store could not do its work. None of these is a refusal of a command (that is [`crate::command::Refused`], a value
 //! of the truth): each one concerns this machine only, and most of them mean that this master has to stop.
 
+use saltern_wire::codec::CodecError;
+use saltern_wire::level::Newer;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -32,6 +34,9 @@ pub enum StoreError {
         /// What is wrong with it.
         cause: String,
     },
+    /// What is stored came from a newer build. It is not corrupt, and this build must not touch it.
+    #[error(transparent)]
+    Newer(#[from] Newer),
     /// There is no room on the disk.
     #[error(
         "the disk is full: {doing} in {} failed ({cause}); free some space there, or raise the quota, and start this master \
@@ -134,6 +139,7 @@ impl StoreError {
             Self::Folder { .. }
             | Self::Locked { .. }
             | Self::Corrupt { .. }
+            | Self::Newer(_)
             | Self::Order { .. }
             | Self::Snapshot { .. }
             | Self::Broken => false,
@@ -143,6 +149,16 @@ impl StoreError {
     /// What is wrong, without what to do about it: for a list of many findings.
     pub(crate) fn finding(&self) -> String {
         if let Self::Corrupt { what, cause } = self { format!("{what}: {cause}") } else { self.to_string() }
+    }
+
+    /// What stands in a record of `what` that does not decode: of a newer build, or corrupt.
+    pub(crate) fn undecoded(what: impl Into<String>, error: &CodecError) -> Self {
+        match error {
+            CodecError::Newer { found, known } => Newer::format(what, *found, *known).into(),
+            CodecError::Short | CodecError::Kind { .. } | CodecError::Body { .. } | CodecError::Large { .. } => {
+                Self::corrupt(what, error)
+            }
+        }
     }
 
     /// Bytes that are not what was written.

@@ -1,5 +1,8 @@
 //! How single records are protected on the disk: `version 1 · CRC32C 4 · body`. The checksum covers the version and the body.
 
+use crate::error::StoreError;
+use saltern_wire::level::Newer;
+
 /// The version that is written, and the newest that this build reads.
 const VERSION: u8 = 1;
 /// Bytes before the body.
@@ -28,6 +31,18 @@ pub(crate) fn open(bytes: &[u8]) -> Result<&[u8], String> {
     Ok(body)
 }
 
+/// [`open`] for a record of `what`: whole but of a newer build, or corrupt.
+pub(crate) fn open_of(what: impl Into<String>, bytes: &[u8]) -> Result<&[u8], StoreError> {
+    open(bytes).map_err(|cause| match bytes.split_first_chunk::<HEADER_BYTES>() {
+        Some((&[version, a, b, c, d], body))
+            if version > VERSION && u32::from_be_bytes([a, b, c, d]) == checksum(version, body) =>
+        {
+            Newer::format(what, version, VERSION).into()
+        }
+        Some(_) | None => StoreError::corrupt(what, cause),
+    })
+}
+
 /// The checksum that stands in what [`seal`] wrote; zero for bytes that are too short to be such.
 pub(crate) fn checksum_of(sealed: &[u8]) -> u32 {
     match sealed.split_first_chunk::<HEADER_BYTES>() {
@@ -47,6 +62,18 @@ mod tests {
     #[test]
     fn the_format_is_frozen() {
         assert_eq!(seal(b"entry"), [1, 0x5b, 0x5e, 0xea, 0x7b, b'e', b'n', b't', b'r', b'y']);
+    }
+
+    #[test]
+    fn a_newer_record_is_named_and_not_called_corrupt() {
+        let newer = [[2].as_slice(), &checksum(2, b"entry").to_be_bytes(), b"entry"].concat();
+        let refused = open_of("log entry 7", &newer).expect_err("of a newer build");
+        assert!(matches!(refused, StoreError::Newer(_)), "{refused}");
+        let text = refused.to_string();
+        assert!(text.contains("log entry 7") && text.contains("format version 2"), "{text}");
+        let mut bent = newer;
+        bent[6] ^= 1;
+        assert!(matches!(open_of("log entry 7", &bent), Err(StoreError::Corrupt { .. })), "a bit is flipped as well");
     }
 
     #[test]

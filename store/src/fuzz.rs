@@ -10,6 +10,7 @@ use crate::kv::{Direction, Engine, Kind, Span, Table};
 use crate::log;
 use crate::mark::{self, MarkRow, SLOT_BYTES};
 use crate::snapshot::{FileEntry, Manifest};
+use crate::state::Standing;
 use crate::table;
 use saltern_wire::codec::Encoded;
 use std::ops::ControlFlow;
@@ -133,16 +134,19 @@ fn fuzz_durable_mark() {
 #[test]
 fn fuzz_snapshot_manifest() {
     let file = |name: &str| FileEntry { name: name.into(), len: 4096, digest: [7; 32] };
-    let one = Manifest::new(42, Some(vec![1; 30]), None, vec![file("000017.sst")]);
+    let at = |applied, membership| Standing { applied, position: Some(vec![1; 30]), membership, chain: None };
+    let one = Manifest::new(at(42, None), vec![file("000017.sst")]);
     let files = vec![file("CURRENT"), file("MANIFEST-000005"), file("000017.sst"), file("OPTIONS-000009")];
-    let four = Manifest::new(9000, Some(vec![1; 30]), Some(vec![2; 90]), files);
+    let four = Manifest::new(at(9000, Some(vec![2; 90])), files);
     saltern_wire::keep!("snapshot_manifest", "one", saltern_wire::encode(&one));
     saltern_wire::keep!("snapshot_manifest", "four", saltern_wire::encode(&four));
     saltern_wire::fuzz!("snapshot_manifest", |body: &[u8]| {
         drop(Manifest::decode(body));
         // Whoever sends a manifest can give it any checksum and any id.
         if let Ok(claimed) = saltern_wire::decode::<Manifest>(body) {
-            drop(Manifest::decode(&Manifest::new(claimed.applied, None, None, claimed.files).encode()));
+            let standing =
+                Standing { applied: claimed.applied, position: None, membership: None, chain: claimed.chain };
+            drop(Manifest::decode(&Manifest::new(standing, claimed.files).encode()));
         }
         let Ok(manifest) = Manifest::decode(&frame::seal(body)) else { return false };
         assert!(manifest.files.iter().all(|file| Path::new(&file.name).components().count() == 1));

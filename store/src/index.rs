@@ -1,8 +1,10 @@
 //! What apply and the views need at every step, in memory: counters, keys, names, open jobs. Everything here is also on the
 //! disk and is rebuilt from it when the state is opened; the disk is the truth.
 
+use crate::chain::Chain;
 use crate::error::StoreError;
 use crate::kv::Kv;
+use crate::level;
 use crate::table::meta::{self, CaRow};
 use crate::table::{job, key, minion};
 use roaring::RoaringBitmap;
@@ -45,6 +47,10 @@ impl OpenJob {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Index {
     pub(crate) applied: u64,
+    /// The cluster's feature level.
+    pub(crate) level: u32,
+    /// What the entries so far have changed, as a hash.
+    pub(crate) chain: Chain,
     pub(crate) position: Option<Vec<u8>>,
     pub(crate) membership: Option<Vec<u8>>,
     pub(crate) time: LogicalTime,
@@ -67,14 +73,17 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Reads everything from `kv`.
+    /// Reads everything from `kv`. Refuses a state of a level that this build does not know before it looks at any row.
     pub(crate) fn load(kv: &Arc<dyn Kv>) -> Result<Self, StoreError> {
         let number = |name: &str| meta::number(kv, name);
         let count = |name: &str, first: u64| Ok::<_, StoreError>(number(name)?.unwrap_or(first));
+        let level = level::read(kv)?;
         let next_ordinal = u32::try_from(count(meta::NEXT_ORDINAL, 1)?)
             .map_err(|error| StoreError::corrupt("the counter next_ordinal", error))?;
         let mut index = Self {
             applied: count(meta::APPLIED, 0)?,
+            level,
+            chain: Chain::load(kv)?,
             position: meta::bytes(kv, meta::POSITION)?,
             membership: meta::bytes(kv, meta::MEMBERSHIP)?,
             time: LogicalTime::from_unix_micros(count(meta::TIME, 0)?),

@@ -25,6 +25,7 @@
 //! **Caveats.** Names behind ordinals are kept for ever (some 60 bytes each). A list of returns is read in pages, so that a
 //! job which changes meanwhile is seen at two points in time.
 
+mod chain;
 pub mod check;
 pub mod command;
 pub mod error;
@@ -34,6 +35,7 @@ mod frame;
 mod fuzz;
 mod index;
 pub mod kv;
+pub mod level;
 pub mod log;
 mod machine;
 mod mark;
@@ -44,6 +46,7 @@ pub mod state;
 mod table;
 pub mod view;
 
+pub use chain::Check;
 pub use check::{CheckItem, CheckReport, Verdict, check};
 pub use error::StoreError;
 pub use folder::Stores;

@@ -1,5 +1,6 @@
 //! Changes that are not written yet, over the instance they will be written to: later commands of one call see earlier ones.
 
+use crate::chain::Trace;
 use crate::error::StoreError;
 use crate::kv::{Batch, Direction, Kv, Row, Span, Table, Visit};
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ impl Read for Arc<dyn Kv> {
 /// The changes of one call of apply. What it becomes in the end depends only on the changes, not on their order in time.
 pub(crate) struct Overlay {
     base: Arc<dyn Kv>,
+    /// What the current entry has changed so far.
+    pub(crate) trace: Trace,
     /// Per table: rows put, or `None` for rows deleted.
     rows: BTreeMap<Table, BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     /// Ranges of the base that are gone. Rows put later stand in `rows`.
@@ -49,18 +52,22 @@ pub(crate) struct Overlay {
 
 impl Overlay {
     pub(crate) fn new(base: Arc<dyn Kv>) -> Self {
-        Self { base, rows: BTreeMap::new(), cleared: Vec::new() }
+        Self { base, trace: Trace::default(), rows: BTreeMap::new(), cleared: Vec::new() }
     }
 
     pub(crate) fn put(&mut self, table: Table, key: Vec<u8>, value: impl Into<Vec<u8>>) {
-        self.rows.entry(table).or_default().insert(key, Some(value.into()));
+        let value = value.into();
+        self.trace.put(table, &key, &value);
+        self.rows.entry(table).or_default().insert(key, Some(value));
     }
 
     pub(crate) fn delete(&mut self, table: Table, key: Vec<u8>) {
+        self.trace.delete(table, &key);
         self.rows.entry(table).or_default().insert(key, None);
     }
 
     pub(crate) fn delete_range(&mut self, table: Table, span: Span) {
+        self.trace.clear(table, &span);
         self.rows.entry(table).or_default().retain(|key, _| !span.contains(key));
         self.cleared.push((table, span));
     }

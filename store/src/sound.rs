@@ -18,6 +18,7 @@ pub struct Soundness {
 struct Shared {
     corrupt: OnceLock<String>,
     failed: OnceLock<String>,
+    newer: OnceLock<String>,
 }
 
 impl Soundness {
@@ -26,8 +27,11 @@ impl Soundness {
         Self::default()
     }
 
-    /// Notes `error` if it says that stored bytes are not what was written. The first one stays.
+    /// Notes `error` if it says that stored bytes are not what was written, or of a newer build. The first one stays.
     pub fn doubt(&self, error: &StoreError) {
+        if matches!(error, StoreError::Newer(_)) && self.shared.newer.set(error.to_string()).is_ok() {
+            tracing::error!(%error, "this master's program is too old for its cluster: it stops");
+        }
         if matches!(error, StoreError::Corrupt { .. }) && self.shared.corrupt.set(error.to_string()).is_ok() {
             tracing::error!(%error, "this master's data cannot be trusted: it stops serving, voting and replicating");
         }
@@ -54,9 +58,15 @@ impl Soundness {
         self.shared.failed.get().cloned()
     }
 
+    /// What was met that only a newer build understands: this master goes on, with everything it has, once its program was
+    /// upgraded.
+    pub fn newer(&self) -> Option<String> {
+        self.shared.newer.get().cloned()
+    }
+
     /// Whether there is a cause or a failure.
     pub fn is_lost(&self) -> bool {
-        self.shared.corrupt.get().is_some() || self.shared.failed.get().is_some()
+        self.shared.newer.get().is_some() || self.shared.corrupt.get().is_some() || self.shared.failed.get().is_some()
     }
 
     /// `result`, with its error noted if it is one of corrupt bytes.

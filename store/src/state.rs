@@ -13,7 +13,8 @@
 //! **Durability.** The instance has no log of its own: after a power cut it stands where it was last flushed, and the
 //! replicated log, which is purged only up to a durable snapshot, is applied again from there.
 
-use crate::command::{Applied, Effect, Proposal, Reply};
+use crate::chain::LEVEL_CHAINED;
+use crate::command::{Applied, Command, Effect, Proposal, Reply};
 use crate::error::StoreError;
 use crate::index::Index;
 use crate::kv::{Direction, Engine, Kv, Span, Table};
@@ -21,6 +22,8 @@ use crate::machine::{self, Tx};
 use crate::overlay::Overlay;
 use crate::sound::Soundness;
 use crate::table;
+use saltern_wire::codec::CodecError;
+use saltern_wire::level::{LEVEL, Newer};
 use saltern_wire::{LogicalTime, Revision, fault_point};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -132,6 +135,22 @@ impl State {
         Ok(done)
     }
 
+    /// Notes that the command in entry `index`, whose bytes are what was written, does not decode: it is one of a newer build,
+    /// and nothing behind it may be applied by this one.
+    pub fn refuse_entry(&self, index: u64, error: &CodecError) -> StoreError {
+        let what = format!("log entry {index}");
+        let known = format!("the commands of feature level {LEVEL}");
+        let refused = match error {
+            CodecError::Newer { found, known } => Newer::format(what, *found, *known),
+            CodecError::Short | CodecError::Kind { .. } | CodecError::Body { .. } | CodecError::Large { .. } => {
+                Newer::of(what, format!("a command that this one cannot read ({error})"), known)
+            }
+        };
+        let refused = StoreError::from(refused);
+        self.note(&refused);
+        refused
+    }
+
     /// Position of the last applied entry.
     pub fn position(&self) -> Option<Vec<u8>> {
         self.live().index.position.clone()
@@ -169,8 +188,7 @@ impl State {
         self.flush()?;
         let live = self.live();
         self.soundness.noted(live.kv.checkpoint(into))?;
-        let Index { applied, position, membership, .. } = &live.index;
-        Ok(Standing { applied: *applied, position: position.clone(), membership: membership.clone() })
+        Ok(live.standing())
     }
 
     /// Replaces the whole state by the checkpoint in `from`, which stands at `expected`.
@@ -181,7 +199,10 @@ impl State {
         let next = self.soundness.noted(Live::open(self.engine.as_ref(), &self.dir, number))?;
         let found = next.standing();
         if found != *expected {
-            let cause = format!("it stands at entry {}, its description says {}", found.applied, expected.applied);
+            let cause = format!(
+                "it stands at entry {} with the hash {:02x?}, its description says {} with {:02x?}",
+                found.applied, found.chain, expected.applied, expected.chain
+            );
             return self.soundness.noted(Err(StoreError::corrupt("the snapshot to be installed", cause)));
         }
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
@@ -212,6 +233,11 @@ impl State {
         self.soundness.noted(read(&self.live()))
     }
 
+    /// What is known against this copy.
+    pub(crate) fn soundness(&self) -> &Soundness {
+        &self.soundness
+    }
+
     /// Shared access for the views, to what is in memory.
     pub(crate) fn live(&self) -> RwLockReadGuard<'_, Live> {
         self.live.read().unwrap_or_else(PoisonError::into_inner)
@@ -224,6 +250,8 @@ pub(crate) struct Standing {
     pub(crate) applied: u64,
     pub(crate) position: Option<Vec<u8>>,
     pub(crate) membership: Option<Vec<u8>>,
+    /// The chain hash there; absent below the feature level that brings it.
+    pub(crate) chain: Option<[u8; 32]>,
 }
 
 impl Live {
@@ -246,8 +274,9 @@ impl Live {
     }
 
     fn standing(&self) -> Standing {
-        let Index { applied, position, membership, .. } = &self.index;
-        Standing { applied: *applied, position: position.clone(), membership: membership.clone() }
+        let Index { applied, position, membership, chain, .. } = &self.index;
+        let (position, membership) = (position.clone(), membership.clone());
+        Standing { applied: *applied, position, membership, chain: chain.hash }
     }
 }
 
@@ -347,6 +376,12 @@ fn apply_item(tx: &mut Tx<'_>, item: &Item) -> Result<AppliedEntry, StoreError> 
             (applied, std::mem::take(&mut tx.effects))
         }
     };
+    if tx.index.level >= LEVEL_CHAINED {
+        let is_tick = matches!(&item.payload, Payload::Proposal(proposal) if proposal.command == Command::Tick);
+        tx.index.chain.advance(item.index, &mut tx.over.trace, is_tick);
+    } else {
+        tx.over.trace.forget();
+    }
     tx.index.applied = item.index;
     tx.index.position = Some(item.position.clone());
     Ok(AppliedEntry { index: item.index, revision: Revision(item.index), time: tx.index.time, applied, effects })

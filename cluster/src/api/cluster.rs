@@ -40,6 +40,7 @@ pub async fn status(Shared(api): Shared<Arc<Api>>, _: Fresh) -> Answered<Cluster
             minions_connected: api.presence.all().len() as u64,
             jobs_open: counts.open_jobs,
             directory: (directory.generation, directory.version),
+            level: state.level(),
         })
     })
     .await
@@ -104,6 +105,7 @@ fn member(api: &Api, raft: &RaftStatus, newest: Option<u64>, record: &MasterReco
         round_trip_us: held.and_then(|member| member.round_trip_us),
         minions: held.filter(|member| member.reachable).and_then(|_| api.presence.sessions_of(record.id)),
         version: held.and_then(|member| member.version.clone()),
+        level: held.and_then(|member| member.level),
     }
 }
 
@@ -130,6 +132,7 @@ mod tests {
             round_trip_us: None,
             sessions: None,
             version: None,
+            level: None,
         };
         let quorum = Quorum { fresh: true, contact: true, stale_ms: None, leader: None, term: 1 };
         RaftStatus { quorum, members: voters.iter().enumerate().map(member).collect(), last_log: 0, applied: 0 }

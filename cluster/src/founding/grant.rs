@@ -66,6 +66,7 @@ pub async fn issue_join(
 ) -> Result<(JoinGrant, Revision), Refusal> {
     let newcomer = Newcomer::with_token(request);
     newcomer.check()?;
+    require_level(replica, &newcomer, request.level)?;
     let secret_hash = token::secret_hash(&request.secret);
     require_token(replica, &secret_hash, &newcomer).await?;
     let command = MasterCommand::Join { secret_hash, name: request.name.clone(), public_key: request.public_key };
@@ -90,6 +91,7 @@ pub async fn issue_rejoin(
         replaces: Some(gone),
     };
     newcomer.check()?;
+    require_level(replica, &newcomer, request.level)?;
     let command = MasterCommand::Rejoin { gone, name: request.name.clone(), public_key: request.public_key };
     let joined = replica.propose(Lane::Control, Command::Master(command), None).await?;
     let Reply::Joined { master } = joined.applied? else { return Err(unexpected()) };
@@ -144,8 +146,23 @@ async fn admit(
         certificate,
         state_secret: hex::encode(credentials.state_secret.as_slice()),
         directory,
+        level: replica.state().level(),
     };
     Ok((grant, revision))
+}
+
+/// Refuses a machine whose program does not know what this cluster writes: it would stop at the first entry of that sort.
+fn require_level(replica: &dyn Replica, newcomer: &Newcomer<'_>, level: u32) -> Result<(), Refusal> {
+    let needs = replica.state().level();
+    if level >= needs {
+        return Ok(());
+    }
+    let message = format!(
+        "{} cannot join: its version of Saltern knows feature level {level}, this cluster stands at {needs}; install the \
+         version of the other masters there and join again",
+        newcomer.name
+    );
+    Err(Refusal::new(FailureCode::Conflict, message))
 }
 
 /// Refuses a token that nobody made, or that is over, without a proposal: the path is open to everybody, and strangers must

@@ -96,6 +96,7 @@ pub fn init(
         ca_certificate_pem: ca_certificate_pem.clone(),
         directory: directory.clone(),
         settings: config.seeds.clone(),
+        level: saltern_wire::level::LEVEL,
     };
     let proposal = Proposal {
         request: Some(RequestId::from_bytes(draw(entropy))),

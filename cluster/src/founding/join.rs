@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use saltern_wire::api::{Answer, Failure, FailureBody, FailureCode, JoinGrant, JoinRequest, REQUEST_HEADER};
 use saltern_wire::crypto::{Fingerprint, Identity};
 use saltern_wire::io::{Address, Disk, Entropy, draw};
+use saltern_wire::level::{LEVEL, Newer};
 use saltern_wire::limits::API_BODY_BYTES_MAX;
 use saltern_wire::{ClusterId, MasterId, RequestId};
 use std::fmt;
@@ -115,6 +116,7 @@ pub async fn join(config: &Config, token: &str, disk: &dyn Disk, entropy: &dyn E
         endpoints: config.endpoints(),
         region: config.region.clone(),
         zone: config.zone.clone(),
+        level: LEVEL,
     };
     // One name for the write at every master: an answer that was lost is found again, not given twice.
     let name = RequestId::from_bytes(draw(entropy));
@@ -155,6 +157,9 @@ pub fn accept(
 ) -> Result<Credentials, String> {
     if grant.ca.fingerprint() != pinned {
         return Err(format!("its CA has fingerprint {}, the token says {pinned}", grant.ca.fingerprint()));
+    }
+    if grant.level > LEVEL {
+        return Err(Newer::level("that cluster", grant.level).to_string());
     }
     let mut state_secret = Zeroizing::new([0; 32]);
     hex::decode_to_slice(&grant.state_secret, state_secret.as_mut_slice())

@@ -238,6 +238,7 @@ async fn obtain(
         endpoints: config.endpoints(),
         region: config.region.clone(),
         zone: config.zone.clone(),
+        level: saltern_wire::level::LEVEL,
     };
     let mesh = Mesh::new(Arc::new(tls::mesh(&old)?.from_interface(config.interface)));
     mesh.learn(&directory);

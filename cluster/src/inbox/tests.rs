@@ -67,7 +67,8 @@ impl Scene {
             | Command::Job(_)
             | Command::Mine(_)
             | Command::Master(_)
-            | Command::Settings(_) => None,
+            | Command::Settings(_)
+            | Command::Level { .. } => None,
         });
         returns.map(|returns| (returns.len(), returns.iter().map(|(_, part)| part.body.len()).sum())).collect()
     }

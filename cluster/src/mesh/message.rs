@@ -104,6 +104,9 @@ pub struct RejoinRequest {
     pub region: String,
     /// Zone label.
     pub zone: String,
+    /// Its feature level. Absent in what the first version sends.
+    #[serde(default = "saltern_wire::level::first")]
+    pub level: u32,
 }
 
 /// A grant on its way. Holds the state secret: it is never printed.
@@ -179,6 +182,9 @@ pub enum Response {
         /// The room on its disk.
         #[serde(default)]
         room: Option<Box<Room>>,
+        /// The newest feature level that its build knows. Absent in what the first version sends.
+        #[serde(default = "saltern_wire::level::first")]
+        level: u32,
     },
     /// Answer to presence.
     Presence(crate::presence::table::Heard),

@@ -60,9 +60,13 @@ fn newest(credentials: &Credentials) -> String {
     }
 }
 
-/// 0 if a master may start on it, 65 if not.
+/// 0 if a master may start on it, 78 if only a newer build may, 65 if none.
 pub fn exit_code(report: &CheckReport) -> u8 {
-    if report.is_sound() { 0 } else { EXIT_CORRUPT }
+    match (report.is_sound(), report.cause()) {
+        (true, _) => 0,
+        (false, None) if report.is_newer() => 78,
+        (false, _) => EXIT_CORRUPT,
+    }
 }
 
 /// The report as text. `remedy` is the command that brings the master back.
@@ -84,7 +88,13 @@ pub fn render(report: &CheckReport, folder: &Path, format: Format, remedy: &str)
                 // Writing to a String does not fail.
                 let _ = writeln!(text, "{state:states$}  {what:whats$}  {}", item.detail);
             }
-            let _ = if report.is_sound() {
+            let _ = if exit_code(report) == 78 {
+                writeln!(
+                    text,
+                    "\n{} was written by a newer version: install that one and check again",
+                    folder.display()
+                )
+            } else if report.is_sound() {
                 writeln!(text, "\n{} is sound: a master may start on it", folder.display())
             } else {
                 writeln!(text, "\n{} is NOT sound: bring this master back with: {remedy}", folder.display())
@@ -110,6 +120,7 @@ mod tests {
             (Verdict::Sound, 0, "/data is sound"),
             (Verdict::Unfinished, 0, "/data is sound"),
             (Verdict::Corrupt, 65, "NOT sound: bring this master back with: saltern-master rejoin"),
+            (Verdict::Newer, 78, "a newer version: install that one"),
             (Verdict::Unreadable, 65, "NOT sound"),
         ] {
             let report = report(verdict);

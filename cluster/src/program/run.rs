@@ -101,6 +101,7 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
             require_writable(&config.data_dir)?;
             Err(Failed::Core(format!("this master cannot go on: {cause}")))
         }
+        Some(Failure::Newer(cause)) => Err(Failed::Newer(cause)),
         Some(Failure::Disk(cause)) => {
             // What the store says of the write is exact, what the disk says now is easier to act on.
             require_writable(&config.data_dir)?;

@@ -122,6 +122,10 @@ impl LogEntry for LogRecord {
     fn encode(&self) -> Vec<u8> {
         pack(&self.0)
     }
+    fn newer(bytes: &[u8]) -> Option<(u8, u8)> {
+        let known = <Packed<Entry> as Encoded>::VERSION;
+        bytes.first().filter(|found| **found > known).map(|found| (*found, known))
+    }
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         unpack(bytes).map(LogRecord)
     }

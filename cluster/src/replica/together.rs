@@ -134,6 +134,7 @@ impl Together {
             ca_certificate_pem: "-".into(),
             directory: directory(1, 1),
             settings,
+            level: saltern_wire::level::LEVEL,
         };
         let first = |command| all[0].apply(Command::Master(command), None).applied.expect("a fresh cluster");
         first(found);

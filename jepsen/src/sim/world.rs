@@ -291,6 +291,7 @@ impl World {
             endpoints: config.endpoints(),
             region: config.region.clone(),
             zone: config.zone.clone(),
+            level: saltern_wire::level::LEVEL,
         });
         let first = self.masters[0].open.borrow().as_ref().map(|(desk, truth)| (Rc::clone(desk), truth.clone()));
         let Some((desk, truth)) = first else { return Err(setup("the first master is gone".into())) };

@@ -400,6 +400,9 @@ pub struct ClusterStatus {
     pub jobs_open: u64,
     /// Orders masters' directories.
     pub directory: (u64, u64),
+    /// The cluster's feature level: it rises once every voter runs a version that knows the next one.
+    #[serde(default = "crate::level::first")]
+    pub level: u32,
 }
 
 /// One member.
@@ -439,6 +442,9 @@ pub struct MemberStatus {
     /// Program version, if it answers.
     #[serde(default)]
     pub version: Option<String>,
+    /// The newest feature level that its program knows, if it answers.
+    #[serde(default)]
+    pub level: Option<u32>,
 }
 
 /// The body of a request for a join token.
@@ -502,6 +508,9 @@ pub struct JoinRequest {
     pub region: String,
     /// Zone label.
     pub zone: String,
+    /// The joiner's feature level. Absent in what the first version sends.
+    #[serde(default = "crate::level::first")]
+    pub level: u32,
 }
 
 /// What a joiner gets.
@@ -523,4 +532,7 @@ pub struct JoinGrant {
     pub state_secret: String,
     /// The directory with it inside.
     pub directory: crate::crypto::Signed<crate::master::Directory>,
+    /// The cluster's feature level: a joiner whose build does not know it goes no further.
+    #[serde(default = "crate::level::first")]
+    pub level: u32,
 }

@@ -8,6 +8,7 @@
 //!   crypto/{identity, handshake, seal}    who said it, and who may read it
 //!   io                                    the traits of the edges: clock, entropy, transport, disk
 //!   fault                                 named places at which tests make a process die; nothing in a release
+//!   level                                 which of all this every master of a cluster understands
 //!   fuzz                                  what fuzz targets share; only in tests
 //! ```
 //!
@@ -29,6 +30,7 @@ pub mod id;
 pub mod io;
 pub mod job;
 pub mod key;
+pub mod level;
 pub mod limits;
 pub mod master;
 pub mod mine;

@@ -1,5 +1,6 @@
 //! Settings that the truth depends on. They are replicated; YAML only seeds them at `saltern-master init`.
 
+use crate::level::LEVEL_FIRST;
 use serde::{Deserialize, Serialize};
 
 /// All replicated settings with their defaults. `saltern config set NAME VALUE` changes one.
@@ -24,6 +25,8 @@ pub struct Settings {
     pub auth_max_stale_seconds: u64,
     /// Whether new keys are accepted without an operator. For test beds.
     pub auto_accept: bool,
+    /// How fast a master sends a snapshot to another one at most, in MiB per second; 0 for as fast as it goes.
+    pub snapshot_mib_per_second: u64,
 }
 
 impl Default for Settings {
@@ -38,9 +41,26 @@ impl Default for Settings {
             beacon_interval_ms: 5_000,
             auth_max_stale_seconds: 24 * 3600,
             auto_accept: false,
+            // Half of what a gigabit network carries: the rest belongs to entries, jobs and heartbeats.
+            snapshot_mib_per_second: 64,
         }
     }
 }
+
+/// Every setting in the order in which it is written, with the level that it came with. Append only: a setting that came with
+/// a later level is written only once it has another value than its default, which it cannot get before that level.
+const SINCE: [(&str, u32); 10] = [
+    ("keep_jobs_seconds", LEVEL_FIRST),
+    ("job_ttl_ms", LEVEL_FIRST),
+    ("pending_keys_max", LEVEL_FIRST),
+    ("pending_keys_seconds", LEVEL_FIRST),
+    ("open_jobs_max", LEVEL_FIRST),
+    ("return_bytes_max", LEVEL_FIRST),
+    ("beacon_interval_ms", LEVEL_FIRST),
+    ("auth_max_stale_seconds", LEVEL_FIRST),
+    ("auto_accept", LEVEL_FIRST),
+    ("snapshot_mib_per_second", 2),
+];
 
 /// Why a setting was not changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +86,18 @@ pub enum SettingError {
 }
 
 impl Settings {
+    /// The level that the setting `name` came with; the first for a name that there is not.
+    pub fn level_of(name: &str) -> u32 {
+        SINCE.iter().find(|(found, _)| *found == name).map_or(LEVEL_FIRST, |(_, since)| *since)
+    }
+
+    /// What is written of these settings, in order: an older build meets no name that it does not know.
+    pub fn written(&self) -> Result<Vec<(&'static str, crate::Value)>, serde_json::Error> {
+        let (all, defaults) = (serde_json::to_value(self)?, serde_json::to_value(Self::default())?);
+        let written = SINCE.iter().filter(|(name, since)| *since == LEVEL_FIRST || all[*name] != defaults[*name]);
+        Ok(written.map(|(name, _)| (*name, all[*name].clone())).collect())
+    }
+
     /// A copy with `name` set to `value`.
     pub fn with(&self, name: &str, value: &crate::Value) -> Result<Self, SettingError> {
         let refuse = |cause: &dyn std::fmt::Display| SettingError::Value {
@@ -94,5 +126,24 @@ mod tests {
         assert!(unknown.contains("job_ttl_ms"), "{unknown}");
         let wrong = Settings::default().with("job_ttl_ms", &json!("soon")).expect_err("no number").to_string();
         assert!(wrong.contains("soon"), "{wrong}");
+    }
+
+    #[test]
+    fn every_setting_says_with_which_level_it_came() {
+        let all = serde_json::to_value(Settings::default()).expect("JSON");
+        let mut known: Vec<_> = SINCE.iter().map(|(name, _)| *name).collect();
+        for name in all.as_object().expect("an object").keys() {
+            let place = known.iter().position(|known| known == name);
+            known.remove(place.unwrap_or_else(|| panic!("{name} is missing in SINCE")));
+        }
+        assert!(known.is_empty(), "{known:?} are no settings");
+    }
+
+    #[test]
+    fn what_came_later_is_written_only_when_it_was_changed() {
+        for (name, since) in SINCE {
+            let written = Settings::default().written().expect("JSON");
+            assert_eq!(written.iter().any(|(found, _)| *found == name), since == LEVEL_FIRST, "{name}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
+use saltern_wire::level::Newer;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -109,6 +110,12 @@ fn open_error(dir: &Path, error: &rocksdb::Error) -> StoreError {
     let cause = error.to_string();
     if cause.contains("While lock file") || cause.contains("lock hold by current process") {
         return StoreError::Locked { path: dir.to_path_buf() };
+    }
+    // Tables are only ever added.
+    if cause.contains("Column families not opened") {
+        let tables = cause.rsplit(": ").next().unwrap_or_default();
+        let what = format!("the database in {}", dir.display());
+        return Newer::of(what, format!("the tables {tables}"), "none of these").into();
     }
     // The folder itself is there: what it does not find is a file that its list of files names.
     if cause.starts_with("Corruption") || cause.contains("No such file or directory") {

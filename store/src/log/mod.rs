@@ -30,6 +30,7 @@ use crate::kv::{Direction, Engine, Kv, Span, Table};
 use crate::mark::{self, Mark, MarkRow};
 use crate::sound::Soundness;
 use crate::table;
+use saltern_wire::level::Newer;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
@@ -50,6 +51,8 @@ pub trait LogEntry: Clone + Send + Sync + 'static {
     fn encode(&self) -> Vec<u8>;
     /// The inverse of [`LogEntry::encode`], or what is wrong with the bytes.
     fn decode(bytes: &[u8]) -> Result<Self, String>;
+    /// If `bytes` are of a format that only a newer build reads: its version, and the newest that this build reads.
+    fn newer(bytes: &[u8]) -> Option<(u8, u8)>;
 }
 
 /// Who writes and syncs.
@@ -321,7 +324,11 @@ impl<E: LogEntry> Log<E> {
 
 fn decode<E: LogEntry>(index: u64, row: &[u8]) -> Result<E, StoreError> {
     let corrupt = |cause: String| StoreError::corrupt(format!("log entry {index}"), cause);
-    let entry = E::decode(frame::open(row).map_err(corrupt)?).map_err(corrupt)?;
+    let body = frame::open_of(format!("log entry {index}"), row)?;
+    if let Some(newer) = E::newer(body) {
+        return Err(Newer::format(format!("log entry {index}"), newer.0, newer.1).into());
+    }
+    let entry = E::decode(body).map_err(corrupt)?;
     if entry.index() != index {
         return Err(corrupt(format!("it says that it is entry {}", entry.index())));
     }
@@ -356,10 +363,8 @@ impl<E: LogEntry> Tail<E> {
     pub(crate) fn load(kv: &dyn Kv) -> Result<(Self, MarkRow), StoreError> {
         let meta = |name: &str| -> Result<Option<Vec<u8>>, StoreError> {
             let row = kv.get(Table::LogMeta, &table::key(&[name.as_bytes()]))?;
-            let open = |row: Vec<u8>| frame::open(&row).map(<[u8]>::to_vec);
-            row.map(open)
-                .transpose()
-                .map_err(|cause| StoreError::corrupt(format!("the log's record of {name:?}"), cause))
+            let what = || format!("the log's record of {name:?}");
+            row.map(|row| frame::open_of(what(), &row).map(<[u8]>::to_vec)).transpose()
         };
         let purged = meta(writer::PURGED)?.map(|row| split_purged(&row)).transpose()?;
         let mut tail = Self {

@@ -28,7 +28,7 @@ const FOUNDER: MasterId = MasterId(1);
 
 pub(super) fn apply(tx: &mut Tx<'_>, command: &MasterCommand) -> Result<Reply, Stop> {
     match command {
-        MasterCommand::Found { cluster, ca, ca_sealed, ca_certificate_pem, directory, settings } => {
+        MasterCommand::Found { cluster, ca, ca_sealed, ca_certificate_pem, directory, settings, level } => {
             let row = CaRow {
                 cluster: *cluster,
                 public_key: *ca,
@@ -36,6 +36,7 @@ pub(super) fn apply(tx: &mut Tx<'_>, command: &MasterCommand) -> Result<Reply, S
                 certificate_pem: ca_certificate_pem.clone(),
             };
             found(tx, row, directory)?;
+            super::level::raise(tx, *level)?;
             if *settings != tx.index.settings {
                 meta::put_settings(&mut tx.over, settings);
                 tx.index.settings = settings.clone();

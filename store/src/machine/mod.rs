@@ -15,10 +15,12 @@
 
 mod job;
 mod key;
+mod level;
 mod master;
 mod mine;
 mod minion;
 mod orphan;
+mod patrol;
 mod record;
 mod settings;
 mod tick;
@@ -118,12 +120,14 @@ pub(crate) fn finish(tx: &mut Tx<'_>) {
     if let Some(position) = &tx.index.position {
         meta::put_bytes(&mut tx.over, meta::POSITION, position);
     }
+    tx.index.chain.write(&mut tx.over);
     if let Some(membership) = &tx.index.membership {
         meta::put_bytes(&mut tx.over, meta::MEMBERSHIP, membership);
     }
 }
 
 fn carry_out(tx: &mut Tx<'_>, command: &Command) -> Result<Reply, Stop> {
+    command.require_level(tx.index.level)?;
     match command {
         Command::Tick => tick::tick(tx),
         Command::Key(command) => key::apply(tx, command),
@@ -134,6 +138,7 @@ fn carry_out(tx: &mut Tx<'_>, command: &Command) -> Result<Reply, Stop> {
         Command::Mine(command) => mine::apply(tx, command),
         Command::Master(command) => master::apply(tx, command),
         Command::Settings(command) => settings::apply(tx, command),
+        Command::Level { level } => level::apply(tx, *level),
     }
 }
 

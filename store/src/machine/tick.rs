@@ -2,7 +2,7 @@
 //!
 //! Only a tick ends anything, and each tick does a bounded piece of it: what is left over is still due at the next one.
 
-use super::{REQUEST_KEPT, Stop, Tx, job, key, master, orphan};
+use super::{REQUEST_KEPT, Stop, Tx, job, key, master, orphan, patrol};
 use crate::command::Reply;
 use crate::error::StoreError;
 use crate::index::Index;
@@ -31,6 +31,7 @@ pub(super) fn tick(tx: &mut Tx<'_>) -> Result<Reply, Stop> {
             finish(tx, kind, time, &subject)?;
         }
     }
+    patrol::walk(tx)?;
     Ok(Reply::Done)
 }
 

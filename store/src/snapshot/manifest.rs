@@ -4,6 +4,7 @@ use super::MANIFEST_BYTES_MAX;
 use crate::error::StoreError;
 use crate::frame;
 use crate::kv::Engine;
+use crate::state::Standing;
 use saltern_wire::codec::Encoded;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -27,6 +28,9 @@ pub struct Manifest {
     /// The last membership in it, as the caller of apply encoded it.
     #[serde(with = "serde_bytes")]
     pub membership: Option<Vec<u8>>,
+    /// The chain hash at its position; absent below the feature level that brings it.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "serde_bytes")]
+    pub chain: Option<[u8; 32]>,
     /// Its files, by name.
     pub files: Vec<FileEntry>,
 }
@@ -49,14 +53,10 @@ impl Encoded for Manifest {
 
 impl Manifest {
     /// Describes files that are whole.
-    pub(crate) fn new(
-        applied: u64,
-        position: Option<Vec<u8>>,
-        membership: Option<Vec<u8>>,
-        mut files: Vec<FileEntry>,
-    ) -> Self {
+    pub(crate) fn new(standing: Standing, mut files: Vec<FileEntry>) -> Self {
         files.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        let mut manifest = Self { id: String::new(), applied, position, membership, files };
+        let Standing { applied, position, membership, chain } = standing;
+        let mut manifest = Self { id: String::new(), applied, position, membership, chain, files };
         manifest.id = manifest.name();
         manifest
     }
@@ -72,7 +72,11 @@ impl Manifest {
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(refuse(format!("its manifest has {} bytes, the limit is {MANIFEST_BYTES_MAX}", bytes.len())));
         }
-        let body = frame::open(bytes).map_err(&refuse)?;
+        let body = match frame::open_of("a snapshot", bytes) {
+            Ok(body) => body,
+            Err(error @ StoreError::Newer(_)) => return Err(error),
+            Err(error) => return Err(refuse(error.finding())),
+        };
         let manifest: Self = saltern_wire::decode(body).map_err(|error| refuse(error.to_string()))?;
         manifest.check()?;
         Ok(manifest)
@@ -116,7 +120,10 @@ impl Manifest {
 /// Reads a manifest of ours.
 pub(super) fn load(engine: &dyn Engine, path: &Path) -> Result<Manifest, StoreError> {
     let bytes = engine.read_file(path, 0, MANIFEST_BYTES_MAX + 1)?;
-    Manifest::decode(&bytes).map_err(|error| StoreError::corrupt(format!("the file {}", path.display()), error))
+    Manifest::decode(&bytes).map_err(|error| match error {
+        StoreError::Newer(newer) => newer.into(),
+        other => StoreError::corrupt(format!("the file {}", path.display()), other),
+    })
 }
 
 #[cfg(test)]
@@ -125,7 +132,8 @@ mod tests {
 
     fn manifest(name: &str) -> Manifest {
         let file = FileEntry { name: name.into(), len: 3, digest: [7; 32] };
-        Manifest::new(42, Some(vec![1]), None, vec![file])
+        let standing = Standing { applied: 42, position: Some(vec![1]), membership: None, chain: None };
+        Manifest::new(standing, vec![file])
     }
 
     #[test]
@@ -133,6 +141,16 @@ mod tests {
         let made = manifest("000017.sst");
         assert_eq!(Manifest::decode(&made.encode()).expect("own"), made);
         assert!(made.id.starts_with("00000000000000000042-"), "{}", made.id);
+    }
+
+    #[test]
+    fn a_description_without_a_hash_is_as_it_always_was() {
+        let without = manifest("000017.sst");
+        assert!(!saltern_wire::encode(&without).windows(5).any(|word| word == b"chain"), "an older build reads it");
+        let with = Manifest { chain: Some([9; 32]), ..without.clone() };
+        assert!(Manifest::decode(&with.encode()).is_err(), "the id follows from the hash as well");
+        let named = Manifest { id: with.name(), ..with };
+        assert_eq!(Manifest::decode(&named.encode()).expect("whole").chain, Some([9; 32]));
     }
 
     #[test]

@@ -109,7 +109,7 @@ impl Snapshots {
         }
         let making = self.path(MAKING);
         self.engine().remove(&making)?;
-        let Standing { applied, position, membership } = state.checkpoint(&making)?;
+        let standing = state.checkpoint(&making)?;
         let verified = self.engine().open_read_only(&making, Kind::State).and_then(|kv| state::verify(kv.as_ref()));
         self.shared.soundness.noted(verified)?;
         let mut files = Vec::new();
@@ -117,7 +117,7 @@ impl Snapshots {
             let (len, digest) = digest(self.engine(), &making.join(&name))?;
             files.push(FileEntry { name, len, digest });
         }
-        let manifest = Manifest::new(applied, position, membership, files);
+        let manifest = Manifest::new(standing, files);
         self.adopt(&making, manifest)
     }
 
@@ -152,11 +152,12 @@ impl Snapshots {
     /// Replaces the whole state by `snapshot`, which must be the current one. A crash at any point leaves the old state or
     /// the new one. Nothing may be applied meanwhile.
     pub fn install(&self, state: &State, snapshot: &Snapshot) -> Result<(), StoreError> {
-        let Manifest { id, applied, position, membership, .. } = &snapshot.manifest;
+        let Manifest { id, applied, position, membership, chain, .. } = &snapshot.manifest;
         if self.current().as_ref() != Some(snapshot) {
             return Err(StoreError::Snapshot { id: id.clone(), cause: "it is not the current one any more".into() });
         }
-        let standing = Standing { applied: *applied, position: position.clone(), membership: membership.clone() };
+        let (position, membership) = (position.clone(), membership.clone());
+        let standing = Standing { applied: *applied, position, membership, chain: *chain };
         state.install(&self.path(id), &standing)
     }
 

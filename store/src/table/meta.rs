@@ -1,5 +1,6 @@
 //! Single values: where apply stands, counters that never go back, settings, the cluster.
 
+use crate::chain;
 use crate::error::StoreError;
 use crate::kv::Table;
 use crate::overlay::{Overlay, Read};
@@ -8,10 +9,19 @@ use saltern_wire::crypto::{PublicKey, Signed};
 use saltern_wire::master::Directory;
 use saltern_wire::settings::Settings;
 use saltern_wire::{ClusterId, JobId};
-use serde::{Deserialize, Serialize};
+use serde::ser::Error as _;
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Last applied index, u64.
 pub(crate) const APPLIED: &str = "applied";
+/// The cluster's feature level, u64; absent at the first.
+pub(crate) const LEVEL: &str = "level";
+/// The state's chain hash, 32 bytes; see [`crate::chain`].
+pub(crate) const CHAIN: &str = "chain";
+/// The hash at some of the newest entries.
+pub(crate) const CHECKS: &str = "checks";
+/// Where the patrol goes on: a table's place in its round, and a key.
+pub(crate) const PATROL: &str = "patrol";
 /// Last applied position, opaque.
 pub(crate) const POSITION: &str = "position";
 /// Last membership, opaque.
@@ -44,8 +54,15 @@ impl Encoded for CaRow {
     const KIND: u8 = 72;
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct SettingsRow(Settings);
+
+/// As much as every build of the cluster's level knows.
+impl Serialize for SettingsRow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.written().map_err(S::Error::custom)?)
+    }
+}
 
 impl Encoded for SettingsRow {
     const KIND: u8 = 73;
@@ -62,9 +79,14 @@ impl Encoded for DirectoryRow {
 pub(crate) fn check(name: &[u8], row: &[u8]) -> Result<(), StoreError> {
     let name = std::str::from_utf8(name).map_err(|_| super::bad_key(Table::Meta))?;
     match name {
-        APPLIED | TIME | NEXT_ORDINAL | NEXT_MASTER | ORPHANS => parse_number(name, row).map(drop),
+        APPLIED | TIME | NEXT_ORDINAL | NEXT_MASTER | ORPHANS | LEVEL => parse_number(name, row).map(drop),
         // The caller of apply encodes these two and decodes them.
         POSITION | MEMBERSHIP => Ok(()),
+        CHAIN if row.len() == 32 => Ok(()),
+        CHAIN => Err(StoreError::corrupt("the state's chain hash", "it does not have 32 bytes")),
+        CHECKS => chain::parse_checks(row).map(drop),
+        // Any position is one to go on from.
+        PATROL => Ok(()),
         NEWEST_JOB => parse_jid(row).map(drop),
         SETTINGS => super::decode::<SettingsRow>(Table::Meta, row).map(drop),
         CA => super::decode::<CaRow>(Table::Meta, row).map(drop),

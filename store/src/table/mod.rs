@@ -69,7 +69,7 @@ pub(crate) fn get<T: Encoded>(read: &impl Read, table: Table, key: &[u8]) -> Res
 /// Decodes a row of `table`.
 pub(crate) fn decode<T: Encoded>(table: Table, row: &[u8]) -> Result<T, StoreError> {
     saltern_wire::decode(row)
-        .map_err(|error| StoreError::corrupt(format!("a row of the table {}", table.name()), error))
+        .map_err(|error| StoreError::undecoded(format!("a row of the table {}", table.name()), &error))
 }
 
 /// A key of `table` that does not have its shape.

@@ -2,6 +2,11 @@
 
 use saltern_store::LogEntry;
 
+/// First byte of an entry that only a newer build reads: no index begins with it.
+const NEWER: u8 = 9;
+/// The text of an entry that is encoded as a newer build would.
+pub const OF_A_NEWER_BUILD: &str = "of a newer build";
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     pub index: u64,
@@ -13,7 +18,12 @@ impl LogEntry for Entry {
         self.index
     }
     fn encode(&self) -> Vec<u8> {
-        [&self.index.to_be_bytes(), self.text.as_bytes()].concat()
+        let mut bytes = [&self.index.to_be_bytes(), self.text.as_bytes()].concat();
+        bytes[0] = if self.text == OF_A_NEWER_BUILD { NEWER } else { bytes[0] };
+        bytes
+    }
+    fn newer(bytes: &[u8]) -> Option<(u8, u8)> {
+        bytes.first().filter(|first| **first == NEWER).map(|first| (*first, 0))
     }
     fn decode(bytes: &[u8]) -> Result<Self, String> {
         let (index, text) = bytes.split_first_chunk::<8>().ok_or("no index")?;

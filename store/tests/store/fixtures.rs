@@ -3,11 +3,12 @@
 //! `UPDATE_FIXTURES=1 cargo test -p saltern-store` writes the ones that are missing.
 
 use crate::world::{
-    BEGIN, Bench, World, accept, affirm, cluster, current, delete, digest, directory, facts, found, here, id, job,
+    BEGIN, Bench, World, accept, affirm, cluster, current, delete, digest, directory, facts, found_at, here, id, job,
     mine, outcome, parts, public_key, record, reject, set, sign, submit, take,
 };
 use saltern_store::command::{Command, JobCommand, KeyCommand, MasterCommand, Proposal};
 use saltern_store::{Snapshots, Soundness};
+use saltern_wire::level::LEVEL_FIRST;
 use saltern_wire::{JobId, LogicalTime, MasterId, RequestId};
 use serde_json::json;
 
@@ -28,7 +29,7 @@ fn families() -> Vec<(&'static str, Command)> {
         ("job_record", record(2, parts(jid, &outcome("true", true)))),
         ("mine_report", mine(2, "network.ip_addrs", Some(json!(["10.0.0.2"])), (7, 3))),
         ("mine_affirm", affirm(2, "network.ip_addrs", (7, 3), (7, 4))),
-        ("master_found", found()),
+        ("master_found", found_at(LEVEL_FIRST)),
         ("master_token", Command::Master(MasterCommand::Token { secret_hash, ttl_ms: 3_600_000, uses: 2 })),
         (
             "master_join",
@@ -72,7 +73,7 @@ fn proposals_of_earlier_versions_are_read() {
 /// A state with a row in nearly every table.
 fn populated(bench: &Bench) -> World {
     let mut world = World::new(bench);
-    world.run(found()).unwrap();
+    world.run(found_at(LEVEL_FIRST)).unwrap();
     world.enrol(&["web1", "web2"]);
     world.run(submit("web3")).unwrap();
     world.run(Command::Key(KeyCommand::Submit { minion: id("web1"), public_key: public_key("web1", 1) })).unwrap();

@@ -10,6 +10,7 @@ mod entry;
 mod fixtures;
 mod kv;
 mod laws;
+mod levels;
 mod logs;
 mod marks;
 mod rot;

@@ -16,7 +16,7 @@ use saltern_wire::crypto::Signed;
 use saltern_wire::job::{Outcome, OutcomeKind, ReturnPart};
 use saltern_wire::key::KeyRecord;
 use saltern_wire::mine::MineStamp;
-use saltern_wire::{JobId, LogicalTime, MasterId, Ordinal, RequestId};
+use saltern_wire::{JobId, LogicalTime, Map, MasterId, Ordinal, RequestId, Value};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Write as _;
@@ -98,7 +98,10 @@ impl Stage {
                     listed.masters.iter().map(|master| format!("{}={}", master.id, master.name)).collect();
                 format!("directory {}.{}: {}", listed.generation, listed.version, names.join(" "))
             }
-            Effect::Settings { settings } => format!("settings {}", serde_json::to_string(settings).unwrap()),
+            Effect::Settings { settings } => {
+                let written: Map = settings.written().unwrap().into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+                format!("settings {}", Value::from(written))
+            }
             Effect::Replaced => "everything".into(),
         }
     }

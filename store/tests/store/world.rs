@@ -11,6 +11,7 @@ use saltern_store::{AppliedEntry, Item, Payload, Soundness, State};
 use saltern_wire::crypto::{Fingerprint, Identity, PublicKey, Signed};
 use saltern_wire::io::Address;
 use saltern_wire::job::{Job, Outcome, OutcomeKind, ReturnPart};
+use saltern_wire::level::LEVEL;
 use saltern_wire::master::{Certificate, Directory, Endpoints, MasterRecord, MasterState};
 use saltern_wire::settings::Settings;
 use saltern_wire::target::{Target, TargetKind};
@@ -239,6 +240,11 @@ fn master(id: u64, name: &str, generation: u64) -> MasterRecord {
 }
 
 pub fn found() -> Command {
+    found_at(LEVEL)
+}
+
+/// Founded by a build of this feature level.
+pub fn found_at(level: u32) -> Command {
     Command::Master(MasterCommand::Found {
         cluster: cluster(),
         ca: ca().public_key(),
@@ -246,6 +252,7 @@ pub fn found() -> Command {
         ca_certificate_pem: "-----BEGIN CERTIFICATE-----".into(),
         directory: directory(1, 1, &[(1, "alpha")]),
         settings: Settings::default(),
+        level,
     })
 }
 

@@ -230,6 +230,7 @@ async fn asking_again_with_the_same_key_gives_the_same_id() {
         endpoints,
         region: "eu".into(),
         zone: "a".into(),
+        level: saltern_wire::level::LEVEL,
     };
     let ask = async |request: &JoinRequest, name| {
         grant::issue_join(&*founder, &founder.credentials, request, RequestId::from_bytes([name; 16])).await

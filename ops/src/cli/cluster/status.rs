@@ -70,6 +70,7 @@ impl Page for Status {
             "CA fingerprint": status.ca_fingerprint,
             "minions": format!("{} connected, {} accepted", status.minions_connected, status.minions_accepted),
             "open jobs": status.jobs_open,
+            "feature level": status.level,
             "directory": format!("generation {}, version {}", status.directory.0, status.directory.1),
             "answered by": self.master,
         });
@@ -114,6 +115,12 @@ impl Page for Status {
     }
 }
 
+/// Its program, with the newest feature level that it knows.
+fn version(member: &MemberStatus) -> String {
+    let level = member.level.map(|level| format!(" (knows feature level {level})")).unwrap_or_default();
+    member.version.as_ref().map(|version| format!("{version}{level}")).unwrap_or_default()
+}
+
 /// One member, what matters first.
 fn facts_of(member: &MemberStatus) -> Value {
     let or_unknown = |text: String| if text.is_empty() { "not known".to_owned() } else { text };
@@ -135,7 +142,7 @@ fn facts_of(member: &MemberStatus) -> Value {
         "last index": or_unknown(known(member.last_log)),
         "lag": or_unknown(known(member.lag)),
         "round trip": or_unknown(round_trip(member)),
-        "version": member.version.as_deref().unwrap_or("not known"),
+        "version": or_unknown(version(member)),
         "region": member.region,
         "zone": member.zone,
         "minions": or_unknown(known(member.minions)),
@@ -169,6 +176,7 @@ mod tests {
             round_trip_us: reachable.then_some(1_234),
             minions: reachable.then_some(8),
             version: reachable.then(|| "0.1.0".into()),
+            level: reachable.then_some(2),
         }
     }
 
@@ -185,6 +193,7 @@ mod tests {
             minions_connected: 8,
             jobs_open: 0,
             directory: (1, 3),
+            level: 2,
         };
         Status { status, master: "m1".into() }
     }
@@ -196,7 +205,16 @@ mod tests {
             nested.starts_with("quorum: NO\nfailure tolerance: 0\nleader:\n    none known\nterm:\n    7\n"),
             "{nested}"
         );
-        let order = ["members:", "    m1:", "role:", "reachable:", "last index:", "    m2:", "not known"];
+        let order = [
+            "members:",
+            "    m1:",
+            "role:",
+            "reachable:",
+            "last index:",
+            "0.1.0 (knows feature level 2)",
+            "    m2:",
+            "not known",
+        ];
         let at: Vec<usize> =
             order.iter().map(|part| nested.find(part).unwrap_or_else(|| panic!("{part}: {nested}"))).collect();
         assert!(at.is_sorted(), "{nested}");
