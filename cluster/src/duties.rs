@@ -8,6 +8,7 @@ use crate::mesh::message::{Channel, Request, Response};
 use crate::pki::{Authority, Credentials};
 use crate::space::{Level, Room};
 use crate::truth::{Lane, Probed, Truth};
+use saltern_store::Check;
 use saltern_store::command::{Command, MasterCommand};
 use saltern_wire::MasterId;
 use saltern_wire::master::{Directory, MasterState};
@@ -51,6 +52,7 @@ pub fn start(truth: &Truth, credentials: &Arc<Credentials>, tasks: &TaskTracker,
     tasks.spawn(until(stop.clone(), probe_all(truth.clone())));
     tasks.spawn(until(stop.clone(), tick_all(truth.clone())));
     tasks.spawn(until(stop.clone(), truth.clone().confirm_all()));
+    tasks.spawn(until(stop.clone(), crate::integrity::compare_all(truth.clone())));
     tasks.spawn(until(stop.clone(), crate::level::raise_all(truth.clone())));
     tasks.spawn(until(stop.clone(), take_in_all(truth.clone(), Arc::clone(credentials))));
 }
@@ -82,7 +84,7 @@ async fn probe(truth: &Truth, id: MasterId) {
     let reply = truth.mesh().ask(id, Channel::Work, &Request::Probe, PROBE_TIMEOUT).await;
     let after = truth.clock().monotonic();
     let probed = match reply {
-        Ok(Response::Probe { wall_unix_micros, sessions, version, applied, time, room, level }) => {
+        Ok(Response::Probe { wall_unix_micros, sessions, version, applied, time, room, level, checks }) => {
             let round_trip = after.saturating_sub(before);
             // The answer was given about half a round trip ago.
             let middle = i128::try_from((before + round_trip / 2).as_micros()).unwrap_or(i128::MAX);
@@ -96,6 +98,7 @@ async fn probe(truth: &Truth, id: MasterId) {
                 time,
                 room: room.map(|room| *room),
                 level: Some(level),
+                checks: checks.into_iter().map(|(index, hash)| Check { index, hash }).collect(),
             }
         }
         _ => Probed::default(),

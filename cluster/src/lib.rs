@@ -27,6 +27,7 @@ pub mod founding;
 mod fuzz;
 pub mod http;
 pub mod inbox;
+pub mod integrity;
 pub mod level;
 pub mod mesh;
 pub mod metrics;

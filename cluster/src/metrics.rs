@@ -108,6 +108,11 @@ fn raft(registry: &mut Registry, api: &Api) {
     count(registry, "raft_term", "Raft term", quorum.term);
     count(registry, "raft_last_log_index", "Newest entry in this master's log", status.last_log);
     count(registry, "raft_applied_index", "Newest entry that this master has applied", status.applied);
+    count(registry, "feature_level", "What every voter is known to understand", u64::from(api.truth.state().level()));
+    let checked = api.truth.state().checks().last().map_or(0, |check| check.index);
+    count(registry, "state_checked_index", "Newest entry at which the states of masters are compared", checked);
+    let help = "Newest entry at which states of masters differ and no majority tells which is right; 0 for none";
+    count(registry, "state_split_index", help, api.truth.split());
     let voters = status.members.iter().filter(|member| member.voter).count();
     count(registry, "raft_voters", "Masters that vote", voters as u64);
     count(registry, "raft_learners", "Masters that follow without a vote", (status.members.len() - voters) as u64);

@@ -87,6 +87,7 @@ impl MeshService for MasterService {
                 time: truth.group().leader_state().is_self.then(|| truth.now()),
                 room: Some(Box::new(truth.space().room())),
                 level: saltern_wire::level::LEVEL,
+                checks: truth.own_checks(),
             },
             Request::Presence(update) => Response::Presence(presence.handle_update(from, update)),
             Request::Quarantined(cause) => {

@@ -17,6 +17,7 @@
 mod attempts;
 mod confirm;
 mod contact;
+mod sameness;
 
 use crate::mesh::Mesh;
 use crate::mesh::message::{ProposeRefusal, Proposed};
@@ -29,10 +30,11 @@ use attempts::{Attempts, BULK_FORWARDED_MAX};
 use confirm::Confirmations;
 use contact::Contact;
 use saltern_store::command::{Applied, Command, Proposal};
-use saltern_store::{AppliedEntry, State};
+use saltern_store::{AppliedEntry, Check, State};
 use saltern_wire::io::{Clock, Entropy, draw};
 use saltern_wire::{LogicalTime, MasterId, RequestId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit, broadcast, watch};
@@ -152,6 +154,8 @@ pub(crate) struct Probed {
     pub(crate) sessions: Option<u64>,
     pub(crate) version: Option<String>,
     pub(crate) level: Option<u32>,
+    /// The hash of its state at some of its newest entries.
+    pub(crate) checks: Vec<Check>,
     pub(crate) applied: Option<u64>,
     /// Its wall clock less our monotonic clock, in microseconds.
     pub(crate) wall_less_monotonic: Option<i128>,
@@ -179,6 +183,8 @@ struct Inner {
     forwarded: Semaphore,
     confirmations: Confirmations,
     witness: Arc<Witness>,
+    /// The newest entry at which masters differ and no majority tells who is right; 0 for none.
+    split: AtomicU64,
 }
 
 /// The handle. Cloning is cheap.
@@ -208,6 +214,7 @@ impl Truth {
             forwarded: Semaphore::new(BULK_FORWARDED_MAX),
             confirmations: Confirmations::default(),
             witness,
+            split: AtomicU64::new(0),
         }))
     }
 

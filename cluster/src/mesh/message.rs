@@ -185,6 +185,9 @@ pub enum Response {
         /// The newest feature level that its build knows. Absent in what the first version sends.
         #[serde(default = "saltern_wire::level::first")]
         level: u32,
+        /// The hash of its state at some of its newest entries: entry and hash, oldest first.
+        #[serde(default)]
+        checks: Vec<(u64, u64)>,
     },
     /// Answer to presence.
     Presence(crate::presence::table::Heard),
