@@ -215,13 +215,37 @@ impl Nemesis<'_> {
         let before = if matches!(way, Way::AtStart | Way::Behind) { 0 } else { before };
         let rare = way != Way::Running || point.name.starts_with("snapshot");
         let happened = self.watch(victim, point, before, if rare { RARE_TIMEOUT } else { HAPPEN_TIMEOUT }).await;
-        let Some(happened) = happened else {
-            // It must not happen later, when nobody looks. A process that is gone has nothing armed.
-            let _ = Control::of(&self.folder(victim)).clear();
-            return Ok(false);
+        let happened = match happened {
+            Some(happened) => Some(happened),
+            None => self.disarm(victim, point, before, dead).await,
         };
+        let Some(happened) = happened else { return Ok(false) };
         self.judge(victim, place, action, happened, dead, hurt).await;
         Ok(true)
+    }
+
+    /// Takes back a fault that was not seen: it must not happen later, when nobody looks. What happened while it was taken back
+    /// did happen. A process that is gone has nothing armed; one that does not take it back in time is killed.
+    async fn disarm(
+        &mut self,
+        victim: Member,
+        point: &Point,
+        before: usize,
+        dead: &mut BTreeSet<Member>,
+    ) -> Option<Happened> {
+        let end = self.site.now() + END_TIMEOUT;
+        while Control::of(&self.folder(victim)).clear().is_err() {
+            let ended = self.process(victim).as_mut().is_none_or(|process| process.ending().is_some());
+            if ended {
+                break;
+            }
+            if self.site.now() > end {
+                dead.extend(self.kill_all(&[victim]));
+                return None;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.watch(victim, point, before, Duration::ZERO).await
     }
 
     /// What becomes of a process at whose fault point something happened.
