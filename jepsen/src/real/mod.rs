@@ -144,6 +144,7 @@ fn plan(wish: &Wish, folder: &Path) -> Plan {
         masters: wish.masters,
         minions: wish.minions,
         regions: Vec::new(),
+        distances: None,
         folder: folder.to_path_buf(),
         master_extra: wish.master_extra.clone(),
         minion_extra: wish.minion_extra.clone(),
