@@ -11,6 +11,7 @@ use faults::Control;
 use saltern_ops::fleet::Plan;
 use saltern_ops::fleet::bring_up::Cluster;
 use saltern_ops::fleet::burst::{Burst, Tally};
+use saltern_ops::relay::Distances;
 use saltern_wire::api::{ClusterStatus, MinionList, Presence};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -35,6 +36,10 @@ pub struct Wish {
     pub masters: usize,
     /// Minions; accepted and connected when the world is up.
     pub minions: usize,
+    /// Region labels, given to the masters in turn.
+    pub regions: Vec<String>,
+    /// How far the regions are from each other.
+    pub distances: Option<Distances>,
     /// Lines for every master's configuration.
     pub master_extra: String,
     /// Lines for every minion's configuration.
@@ -143,7 +148,8 @@ fn plan(wish: &Wish, folder: &Path) -> Plan {
     Plan {
         masters: wish.masters,
         minions: wish.minions,
-        regions: Vec::new(),
+        regions: wish.regions.clone(),
+        distances: wish.distances.clone(),
         distances: None,
         folder: folder.to_path_buf(),
         master_extra: wish.master_extra.clone(),
