@@ -150,7 +150,6 @@ fn plan(wish: &Wish, folder: &Path) -> Plan {
         minions: wish.minions,
         regions: wish.regions.clone(),
         distances: wish.distances.clone(),
-        distances: None,
         folder: folder.to_path_buf(),
         master_extra: wish.master_extra.clone(),
         minion_extra: wish.minion_extra.clone(),
