@@ -64,6 +64,10 @@ pub struct Config {
     pub snapshot_entries: u64,
     /// Log entries that stay below a snapshot, so that a master that was away for a moment needs none.
     pub log_keep_entries: u64,
+    /// MiB of log entries after which a snapshot is made, however few entries they are.
+    pub log_compact_mib: u64,
+    /// MiB of log entries that stay below a snapshot at most.
+    pub log_keep_mib: u64,
     /// What is to be kept free on the disk of the data folder, in MiB; a share of the disk if not set. See [`crate::space`].
     pub disk_reserve_mib: Option<u64>,
     /// Most connections from one address on each of the two ports for minions, loopback included; three quarters of all if not
@@ -238,6 +242,8 @@ impl Config {
             timing,
             snapshot_entries: layer.snapshot_entries.unwrap_or(20_000).max(1),
             log_keep_entries: layer.log_keep_entries.unwrap_or(2_000),
+            log_compact_mib: layer.log_compact_mib.unwrap_or(256).max(1),
+            log_keep_mib: layer.log_keep_mib.unwrap_or(64),
             disk_reserve_mib: layer.disk_reserve_mib,
             connections_per_address_max: layer.connections_per_address_max,
             seeds: Settings {

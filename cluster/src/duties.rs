@@ -53,6 +53,8 @@ pub fn start(truth: &Truth, credentials: &Arc<Credentials>, tasks: &TaskTracker,
     tasks.spawn(until(stop.clone(), tick_all(truth.clone())));
     tasks.spawn(until(stop.clone(), truth.clone().confirm_all()));
     tasks.spawn(until(stop.clone(), crate::integrity::compare_all(truth.clone())));
+    tasks.spawn(until(stop.clone(), crate::upkeep::compact_all(truth.clone())));
+    tasks.spawn(until(stop.clone(), crate::upkeep::reclaim_all(truth.clone())));
     tasks.spawn(until(stop.clone(), crate::level::raise_all(truth.clone())));
     tasks.spawn(until(stop.clone(), take_in_all(truth.clone(), Arc::clone(credentials))));
 }

@@ -48,5 +48,6 @@ pub mod submit;
 pub mod target;
 pub mod truth;
 pub mod turns;
+pub mod upkeep;
 pub mod watch;
 pub mod witness;

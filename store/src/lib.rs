@@ -40,6 +40,7 @@ pub mod log;
 mod machine;
 mod mark;
 mod overlay;
+mod reclaim;
 pub mod snapshot;
 mod sound;
 pub mod state;

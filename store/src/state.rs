@@ -20,6 +20,7 @@ use crate::index::Index;
 use crate::kv::{Direction, Engine, Kv, Span, Table};
 use crate::machine::{self, Tx};
 use crate::overlay::Overlay;
+use crate::reclaim::Freeing;
 use crate::sound::Soundness;
 use crate::table;
 use saltern_wire::codec::CodecError;
@@ -27,7 +28,7 @@ use saltern_wire::level::{LEVEL, Newer};
 use saltern_wire::{LogicalTime, Revision, fault_point};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 /// The file that names the live folder.
 const CURRENT: &str = "CURRENT";
@@ -78,6 +79,8 @@ pub struct State {
     engine: Arc<dyn Engine>,
     dir: PathBuf,
     live: RwLock<Live>,
+    /// Held while the live instance is copied, or another one takes its place.
+    swapping: Mutex<()>,
     soundness: Soundness,
 }
 
@@ -86,6 +89,8 @@ pub(crate) struct Live {
     pub(crate) kv: Arc<dyn Kv>,
     pub(crate) index: Index,
     number: u64,
+    /// What waits to be given back to the disk.
+    pub(crate) freeing: Mutex<Freeing>,
     /// A write failed: memory may be ahead of the disk.
     broken: bool,
 }
@@ -95,7 +100,13 @@ impl State {
     /// now or later, is noted in `soundness`.
     pub fn open(engine: Arc<dyn Engine>, dir: &Path, soundness: Soundness) -> Result<Arc<Self>, StoreError> {
         let live = soundness.noted(Self::open_live(engine.as_ref(), dir))?;
-        Ok(Arc::new(Self { engine, dir: dir.to_path_buf(), live: RwLock::new(live), soundness }))
+        Ok(Arc::new(Self {
+            engine,
+            dir: dir.to_path_buf(),
+            live: RwLock::new(live),
+            swapping: Mutex::default(),
+            soundness,
+        }))
     }
 
     fn open_live(engine: &dyn Engine, dir: &Path) -> Result<Live, StoreError> {
@@ -182,13 +193,14 @@ impl State {
         self.soundness.noted(kv.flush())
     }
 
-    /// Puts a copy of the state into the folder `into`, and says where it stands. Applying waits for the last piece of it.
-    pub(crate) fn checkpoint(&self, into: &Path) -> Result<Standing, StoreError> {
-        // Most of the work happens here, while entries are applied.
-        self.flush()?;
-        let live = self.live();
-        self.soundness.noted(live.kv.checkpoint(into))?;
-        Ok(live.standing())
+    /// Puts a copy of the state into the folder `into`. Entries are applied, and rows read, meanwhile: the copy stands between
+    /// two calls of apply, and says itself where ([`standing_of`]).
+    pub(crate) fn checkpoint(&self, into: &Path) -> Result<(), StoreError> {
+        // An install would take the tables away that are being copied.
+        let _in_place = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let kv = self.live().kv.clone();
+        self.soundness.noted(kv.flush())?;
+        self.soundness.noted(kv.checkpoint(into))
     }
 
     /// Replaces the whole state by the checkpoint in `from`, which stands at `expected`.
@@ -205,6 +217,7 @@ impl State {
             );
             return self.soundness.noted(Err(StoreError::corrupt("the snapshot to be installed", cause)));
         }
+        let _alone = self.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         fault_point!("snapshot.install.before", cause => {
             return Err(StoreError::Engine { doing: "installing a snapshot", path: folder, cause });
@@ -254,29 +267,35 @@ pub(crate) struct Standing {
     pub(crate) chain: Option<[u8; 32]>,
 }
 
+impl Standing {
+    fn of(index: &Index) -> Self {
+        let Index { applied, position, membership, chain, .. } = index;
+        Self { applied: *applied, position: position.clone(), membership: membership.clone(), chain: chain.hash }
+    }
+}
+
 impl Live {
     fn open(engine: &dyn Engine, dir: &Path, number: u64) -> Result<Self, StoreError> {
         let kv = engine.open_state(&dir.join(folder_name(number)))?;
         let index = Index::load(&kv)?;
-        Ok(Self { kv, index, number, broken: false })
+        Ok(Self { kv, index, number, freeing: Mutex::default(), broken: false })
     }
 
     fn apply(&mut self, items: &[Item]) -> Result<Vec<AppliedEntry>, StoreError> {
-        let Self { kv, index, .. } = self;
+        let Self { kv, index, freeing, .. } = self;
         let mut tx = Tx::new(Overlay::new(kv.clone()), index);
         let mut done = Vec::with_capacity(items.len());
         for item in items {
             done.push(apply_item(&mut tx, item)?);
         }
         machine::finish(&mut tx);
+        freeing.get_mut().unwrap_or_else(PoisonError::into_inner).add(tx.freed);
         kv.write(tx.over.into_batch())?;
         Ok(done)
     }
 
     fn standing(&self) -> Standing {
-        let Index { applied, position, membership, chain, .. } = &self.index;
-        let (position, membership) = (position.clone(), membership.clone());
-        Standing { applied: *applied, position, membership, chain: chain.hash }
+        Standing::of(&self.index)
     }
 }
 
@@ -322,6 +341,11 @@ fn begin(engine: &dyn Engine, dir: &Path) -> Result<u64, StoreError> {
     }
     engine.replace_file(&dir.join(CURRENT), current_text(FIRST).as_bytes())?;
     Ok(FIRST)
+}
+
+/// Where the state in `kv` stands.
+pub(crate) fn standing_of(kv: &Arc<dyn Kv>) -> Result<Standing, StoreError> {
+    Ok(Standing::of(&Index::load(kv)?))
 }
 
 /// Reads and decodes every row that the files of a state hold, which was opened for reading only: how many there are.

@@ -74,6 +74,10 @@ layer! {
     snapshot_entries: u64,
     /// Log entries that stay below a snapshot.
     log_keep_entries: u64,
+    /// Log bytes, in MiB, after which a snapshot is made, however few entries they are.
+    log_compact_mib: u64,
+    /// Log bytes, in MiB, that stay below a snapshot at most.
+    log_keep_mib: u64,
     /// MiB to be kept free on the disk of the data folder.
     disk_reserve_mib: u64,
     /// Seeds the setting of that name.

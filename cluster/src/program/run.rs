@@ -183,6 +183,8 @@ fn node_config(config: &Config) -> NodeConfig {
             election_ms_max: config.timing.election_ms_max,
             snapshot_entries: config.snapshot_entries,
             log_keep_entries: config.log_keep_entries,
+            log_compact_bytes: config.log_compact_mib.saturating_mul(1024 * 1024),
+            log_keep_bytes: config.log_keep_mib.saturating_mul(1024 * 1024),
         },
         disk_watch: Some(DiskWatch {
             reserve_bytes: config.disk_reserve_mib.map(|mib| mib.saturating_mul(1024 * 1024)),

@@ -3,6 +3,7 @@
 use crate::mesh::Mesh;
 use crate::raft::log::RaftLog;
 use crate::raft::machine::Machine;
+use crate::raft::meters::Meters;
 use crate::raft::network::NetworkFactory;
 use crate::raft::service::RaftService;
 use crate::raft::types::{LogRecord, Logged, Raft, Types, Written};
@@ -22,6 +23,12 @@ use tokio::sync::watch;
 /// Entries that a snapshot leaves in the log, so that a master that was away for a moment needs no snapshot.
 const LOG_KEEP: u64 = 2_000;
 
+/// Bytes of the log after which a snapshot is due: what a restart applies again, and what stands on the disk beside the state.
+const LOG_COMPACT_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Bytes that a snapshot leaves in the log at most: minutes of an ordinary load.
+const LOG_KEEP_BYTES: u64 = 64 * 1024 * 1024;
+
 /// Shortest wait for a change. Every write that the core refuses changes its metrics as well: whoever tries again on every
 /// change would never rest while there is no quorum.
 const REST: Duration = Duration::from_millis(2);
@@ -39,6 +46,10 @@ pub struct GroupConfig {
     pub snapshot_entries: u64,
     /// Entries that stay in the log below a snapshot.
     pub log_keep_entries: u64,
+    /// Bytes of entries after which a snapshot is due, however few they are.
+    pub log_compact_bytes: u64,
+    /// Bytes of entries that stay in the log below a snapshot, at most.
+    pub log_keep_bytes: u64,
 }
 
 impl Default for GroupConfig {
@@ -50,6 +61,8 @@ impl Default for GroupConfig {
             election_ms_max: 250,
             snapshot_entries: 20_000,
             log_keep_entries: LOG_KEEP,
+            log_compact_bytes: LOG_COMPACT_BYTES,
+            log_keep_bytes: LOG_KEEP_BYTES,
         }
     }
 }
@@ -136,10 +149,12 @@ impl Heard {
 /// A running member. Cloning gives another handle.
 #[derive(Clone)]
 pub struct Group {
-    raft: Raft,
-    machine: Machine,
+    pub(super) raft: Raft,
+    pub(super) machine: Machine,
+    pub(super) log: Log<LogRecord>,
+    meters: Arc<Meters>,
     heard: watch::Receiver<Heard>,
-    config: Arc<GroupConfig>,
+    pub(super) config: Arc<GroupConfig>,
 }
 
 impl Group {
@@ -153,14 +168,15 @@ impl Group {
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Arc<RaftService>), GroupError> {
         let raft_config = raft_config(&config).validate().map_err(|error| GroupError::Config(error.to_string()))?;
-        let snapshots = Arc::clone(machine.snapshots());
-        let network = NetworkFactory::new(mesh, Arc::clone(&snapshots), machine.disk_work());
-        let raft = Raft::new(id.0, Arc::new(raft_config), network, RaftLog::new(log), machine.clone())
+        let meters = Arc::new(Meters::default());
+        let network = NetworkFactory::new(mesh, machine.clone(), Arc::clone(&clock), Arc::clone(&meters));
+        let raft = Raft::new(id.0, Arc::new(raft_config), network, RaftLog::new(log.clone()), machine.clone())
             .await
             .map_err(|error| GroupError::Stopped(error.to_string()))?;
         let (heard_sender, heard) = watch::channel(Heard::default());
-        let service = RaftService::new(raft.clone(), &machine, clock, heard_sender, config.lease());
-        Ok((Self { raft, machine, heard, config: Arc::new(config) }, Arc::new(service)))
+        let service =
+            RaftService::new(raft.clone(), &machine, clock, Arc::clone(&meters), (heard_sender, config.lease()));
+        Ok((Self { raft, machine, log, meters, heard, config: Arc::new(config) }, Arc::new(service)))
     }
 
     /// Makes this member the first of a new group. Harmless on a member of a group.
@@ -271,6 +287,11 @@ impl Group {
     /// When a leader was heard. The receiver is woken when one is heard again after a gap, not each time.
     pub fn heard(&self) -> watch::Receiver<Heard> {
         self.heard.clone()
+    }
+
+    /// What its traffic is measured by.
+    pub fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// The state machine.

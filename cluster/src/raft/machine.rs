@@ -7,14 +7,18 @@ use openraft::alias::SnapshotOf;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend};
 use saltern_store::command::{Effect, Reply};
-use saltern_store::{AppliedEntry, Item, Payload, Snapshot as Files, Snapshots, State};
+use saltern_store::{AppliedEntry, Item, Payload, Snapshot as Files, Snapshots, State, StoreError};
 use saltern_wire::Revision;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 
 /// Entries that one batch carries into the state. What is ready goes together; nothing waits to fill it.
 const APPLY_BATCH_MAX: usize = 256;
+
+/// Pause before a snapshot for which there was no room is tried again: room is looked at as often.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
 
 /// Where long disk work runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,10 +193,19 @@ impl RaftSnapshotBuilder<Types> for Machine {
     type SnapshotData = Files;
 
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<Types, Files>, io::Error> {
-        // It costs room before the log that it covers gives some back.
-        self.space.wait_for(Level::Short).await;
-        let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
-        let files = self.disk_work.run(move || snapshots.create(&state)).await?.map_err(io::Error::other)?;
-        Self::offer(files)
+        loop {
+            // It costs room before the log that it covers gives some back.
+            self.space.wait_for(Level::Short).await;
+            let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
+            match self.disk_work.run(move || snapshots.create(&state)).await? {
+                Ok(files) => return Self::offer(files),
+                // An error would end the core, and nothing is lost without this snapshot: the log is kept meanwhile.
+                Err(error @ (StoreError::Full { .. } | StoreError::Descriptors { .. })) => {
+                    tracing::warn!(%error, "no snapshot was made; trying again");
+                    tokio::time::sleep(SNAPSHOT_RETRY).await;
+                }
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
     }
 }

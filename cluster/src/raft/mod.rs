@@ -13,12 +13,15 @@
 //!
 //! **Caveat.** openraft is an alpha, pinned exactly; `jepsen/` is the gate for every update of it.
 
+pub mod compaction;
 pub mod group;
 pub mod log;
 pub mod machine;
+pub mod meters;
 pub mod network;
 pub mod runtime;
 pub mod service;
+mod shipping;
 pub mod types;
 
 /// The target under which the library below writes its own log lines.

@@ -3,7 +3,9 @@
 
 use crate::mesh::message::{Channel, RaftCall, Request, Response};
 use crate::mesh::{Mesh, MeshError};
-use crate::raft::machine::DiskWork;
+use crate::raft::machine::Machine;
+use crate::raft::meters::Meters;
+use crate::raft::shipping::{ShipError, Shipment};
 use crate::raft::types::{Types, Vote, pack, unpack};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -16,10 +18,9 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, OptionalSend};
-use saltern_store::{Snapshot as Files, Snapshots};
+use saltern_store::Snapshot as Files;
 use saltern_wire::MasterId;
-use saltern_wire::io::Link;
-use saltern_wire::limits::SNAPSHOT_CHUNK_BYTES_MAX;
+use saltern_wire::io::{Clock, Link};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::future::Future;
@@ -29,12 +30,6 @@ use std::time::Duration;
 
 /// Appends that are on their way at one time. Enough to keep a 200 ms road busy with full messages.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
-
-/// How long one piece of a snapshot may take: a slow disk, not a slow network, decides.
-const SNAPSHOT_PIECE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long installing a received snapshot may take.
-const SNAPSHOT_INSTALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Pause before an unreachable master is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -46,14 +41,15 @@ const STREAM_SILENCE_MAX: Duration = Duration::from_secs(3);
 #[derive(Clone)]
 pub struct NetworkFactory {
     mesh: Arc<Mesh>,
-    snapshots: Arc<Snapshots>,
-    disk_work: DiskWork,
+    machine: Machine,
+    clock: Arc<dyn Clock>,
+    meters: Arc<Meters>,
 }
 
 impl NetworkFactory {
-    /// Over a mesh.
-    pub fn new(mesh: Arc<Mesh>, snapshots: Arc<Snapshots>, disk_work: DiskWork) -> Self {
-        Self { mesh, snapshots, disk_work }
+    /// Over a mesh, for the snapshots of `machine`.
+    pub fn new(mesh: Arc<Mesh>, machine: Machine, clock: Arc<dyn Clock>, meters: Arc<Meters>) -> Self {
+        Self { mesh, machine, clock, meters }
     }
 }
 
@@ -66,8 +62,8 @@ impl RaftNetworkFactory<Types> for NetworkFactory {
             Ok(address) => self.mesh.learn_member(to, address),
             Err(error) => tracing::warn!(%to, %error, "the group holds an address that is none"),
         }
-        let (mesh, snapshots) = (Arc::clone(&self.mesh), Arc::clone(&self.snapshots));
-        Network { to, mesh, snapshots, disk_work: self.disk_work, stream: Mutex::new(None) }
+        let Self { mesh, machine, clock, meters } = self.clone();
+        Network { to, mesh, machine, clock, meters, stream: Mutex::new(None) }
     }
 }
 
@@ -75,8 +71,9 @@ impl RaftNetworkFactory<Types> for NetworkFactory {
 pub struct Network {
     to: MasterId,
     mesh: Arc<Mesh>,
-    snapshots: Arc<Snapshots>,
-    disk_work: DiskWork,
+    machine: Machine,
+    clock: Arc<dyn Clock>,
+    meters: Arc<Meters>,
     /// Kept across append streams: openraft opens a new one after every probe.
     /// The mutex is never locked: it only makes the link shareable in type.
     stream: Mutex<Option<Link>>,
@@ -120,46 +117,20 @@ impl Network {
         }
     }
 
-    async fn snapshot_call(&self, call: RaftCall, within: Duration) -> Result<Response, StreamingError<Types>> {
-        let response = self.mesh.ask(self.to, Channel::Snapshot, &Request::Raft(call), within).await;
-        match response.map_err(|error| stream_error(call_error(&error)))? {
-            Response::Failed(cause) => Err(broken(cause).into()),
-            response => Ok(response),
-        }
-    }
-
     async fn send_snapshot(
         &self,
         vote: &Vote,
         snapshot: SnapshotOf<Types, Files>,
     ) -> Result<Vote, StreamingError<Types>> {
-        let files = snapshot.snapshot;
-        let begin = RaftCall::SnapshotBegin(files.manifest.encode());
-        let missing = match self.snapshot_call(begin, SNAPSHOT_PIECE_TIMEOUT).await? {
-            Response::SnapshotMissing(missing) => missing,
-            other => return Err(broken(format!("unexpected reply {other:?}")).into()),
-        };
-        for (file, start) in missing {
-            let mut offset = start;
-            loop {
-                let (snapshots, id, name) = (Arc::clone(&self.snapshots), files.manifest.id.clone(), file.clone());
-                let read = move || snapshots.read_chunk(&id, &name, offset, SNAPSHOT_CHUNK_BYTES_MAX);
-                let data = self.disk_work.run(read).await.map_err(broken)?.map_err(broken)?;
-                let last = data.len() < SNAPSHOT_CHUNK_BYTES_MAX;
-                let len = data.len() as u64;
-                let chunk = RaftCall::SnapshotChunk { file: file.clone(), offset, data };
-                self.snapshot_call(chunk, SNAPSHOT_PIECE_TIMEOUT).await?;
-                offset += len;
-                if last {
-                    break;
-                }
-            }
-        }
         let finish = RaftCall::SnapshotFinish { vote: pack(vote), meta: pack(&snapshot.meta) };
-        match self.snapshot_call(finish, SNAPSHOT_INSTALL_TIMEOUT).await? {
-            Response::Raft(bytes) => unpack(&bytes).map_err(|cause| broken(cause).into()),
-            other => Err(broken(format!("unexpected reply {other:?}")).into()),
-        }
+        let Self { to, mesh, machine, clock, meters, .. } = self;
+        let (files, pace) = (&snapshot.snapshot, Mutex::default());
+        let shipped = Shipment { to: *to, mesh, machine, clock, meters, files, pace }.ship(finish).await;
+        let bytes = shipped.map_err(|error| match error {
+            ShipError::Mesh(error) => stream_error(call_error(&error)),
+            ShipError::Refused(_) | ShipError::Store(_) | ShipError::Thread(_) => broken(error).into(),
+        })?;
+        unpack(&bytes).map_err(|cause| broken(cause).into())
     }
 }
 
@@ -171,7 +142,16 @@ impl RaftNetworkV2<Types> for Network {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        self.call(RaftCall::Append, &rpc, option.soft_ttl()).await
+        let begun = self.clock.monotonic();
+        let answer = self.call(RaftCall::Append, &rpc, option.soft_ttl()).await;
+        let now = self.clock.monotonic();
+        match &answer {
+            Ok(_) => self.meters.answered(now, now.saturating_sub(begun)),
+            // A master that is not there says nothing about this one.
+            Err(RPCError::Network(_) | RPCError::Timeout(_)) => self.meters.unanswered(),
+            Err(RPCError::Unreachable(_) | RPCError::RemoteError(_)) => {}
+        }
+        answer
     }
 
     fn stream_append<'s, S>(

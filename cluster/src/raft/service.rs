@@ -3,6 +3,7 @@
 use crate::mesh::message::{RaftCall, Response};
 use crate::raft::group::Heard;
 use crate::raft::machine::{DiskWork, Machine};
+use crate::raft::meters::Meters;
 use crate::raft::types::{Raft, SnapshotMeta, Types, Vote, pack, unpack};
 use crate::space::{Level, Space};
 use bytes::Bytes;
@@ -10,13 +11,13 @@ use futures::StreamExt;
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, StreamAppendResult, TransferLeaderRequest, VoteRequest};
 use openraft::storage::Snapshot;
-use saltern_store::{Manifest, Receiving, Snapshots};
+use saltern_store::{Manifest, Receiving, Snapshots, StoreError};
 use saltern_wire::MasterId;
 use saltern_wire::io::{Link, LinkReceiver};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -32,8 +33,9 @@ pub struct RaftService {
     snapshots: Arc<Snapshots>,
     disk_work: DiskWork,
     space: Space,
+    meters: Arc<Meters>,
     /// Snapshots on their way here, by sender. A leader sends one at a time.
-    receiving: tokio::sync::Mutex<BTreeMap<MasterId, Receiving>>,
+    receiving: Mutex<BTreeMap<MasterId, Arc<Receiving>>>,
     /// When a leader was heard, and how long a silence may be that is no gap.
     heard: watch::Sender<Heard>,
     silence_max: Duration,
@@ -46,13 +48,13 @@ impl RaftService {
         raft: Raft,
         machine: &Machine,
         clock: Arc<dyn saltern_wire::io::Clock>,
-        heard: watch::Sender<Heard>,
-        silence_max: Duration,
+        meters: Arc<Meters>,
+        (heard, silence_max): (watch::Sender<Heard>, Duration),
     ) -> Self {
         let (snapshots, disk_work) = (Arc::clone(machine.snapshots()), machine.disk_work());
         let space = machine.space().clone();
-        let receiving = tokio::sync::Mutex::default();
-        Self { raft, snapshots, disk_work, space, receiving, heard, silence_max, clock }
+        let receiving = Mutex::default();
+        Self { raft, snapshots, disk_work, space, meters, receiving, heard, silence_max, clock }
     }
 
     /// Refuses what would go onto a disk that is spent. Heartbeats are not concerned.
@@ -120,27 +122,40 @@ impl RaftService {
         if room.free_bytes.saturating_sub(bytes) < room.reserve_bytes / 2 {
             return Err(format!("a snapshot of {bytes} bytes does not fit: {room}"));
         }
-        tracing::info!(%from, files = manifest.files.len(), "receiving a snapshot");
+        let (id, all) = (manifest.id.clone(), manifest.bytes());
         let snapshots = Arc::clone(&self.snapshots);
-        let receiving = self.disk_work.run(move || snapshots.receive(manifest)).await.map_err(text)?.map_err(text)?;
-        let missing = receiving.missing().map_err(text)?;
-        let missing = missing.into_iter().map(|piece| (piece.file, piece.offset)).collect();
-        self.receiving.lock().await.insert(from, receiving);
-        Ok(Response::SnapshotMissing(missing))
+        let begin = move || {
+            let receiving = snapshots.receive(manifest)?;
+            let missing = receiving.missing()?;
+            Ok::<_, StoreError>((receiving, missing))
+        };
+        let (receiving, missing) = self.disk_work.run(begin).await.map_err(text)?.map_err(text)?;
+        let lacking = missing.iter().map(|piece| piece.len).sum::<u64>();
+        let kept = all.saturating_sub(lacking);
+        self.meters.kept(kept);
+        tracing::info!(%from, id, bytes = all, here_already = kept, files_missing = missing.len(), "receiving a snapshot");
+        self.receiving().insert(from, Arc::new(receiving));
+        Ok(Response::SnapshotMissing(missing.into_iter().map(|piece| (piece.file, piece.offset)).collect()))
     }
 
     async fn chunk(&self, from: MasterId, file: String, offset: u64, data: Vec<u8>) -> Result<Response, String> {
-        let all = self.receiving.lock().await;
-        let receiving = all.get(&from).ok_or("no snapshot was announced")?;
-        receiving.write_chunk(&file, offset, &data).map_err(text)?;
+        let receiving = self.receiving().get(&from).cloned().ok_or("no snapshot was announced")?;
+        let len = data.len() as u64;
+        let write = move || receiving.write_chunk(&file, offset, &data);
+        self.disk_work.run(write).await.map_err(text)?.map_err(text)?;
+        self.meters.received(len);
         self.hear();
         Ok(Response::Done)
+    }
+
+    fn receiving(&self) -> MutexGuard<'_, BTreeMap<MasterId, Arc<Receiving>>> {
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn finish(&self, from: MasterId, vote: &[u8], meta: &[u8]) -> Result<Response, String> {
         let vote: Vote = unpack(vote)?;
         let meta: SnapshotMeta = unpack(meta)?;
-        let receiving = self.receiving.lock().await.remove(&from).ok_or("no snapshot was announced")?;
+        let receiving = self.receiving().remove(&from).ok_or("no snapshot was announced")?;
         let snapshot = self.disk_work.run(move || receiving.finish()).await.map_err(text)?.map_err(text)?;
         let answer = self.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await.map_err(text)?;
         self.hear();

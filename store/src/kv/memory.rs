@@ -204,6 +204,10 @@ impl Instance {
         }
     }
 
+    fn bytes(&self) -> u64 {
+        self.durable.iter().map(|((_, key), value)| (key.len() + value.len()) as u64).sum()
+    }
+
     fn persist(&mut self) {
         for key in std::mem::take(&mut self.dirty) {
             match self.visible.get(&key) {
@@ -340,6 +344,14 @@ impl Kv for Frozen {
         self.refuse("flushing")
     }
 
+    fn compact(&self, _table: Table, _span: &Span) -> Result<(), StoreError> {
+        self.refuse("compacting")
+    }
+
+    fn disk_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.instance.bytes())
+    }
+
     fn checkpoint(&self, _into: &Path) -> Result<(), StoreError> {
         self.refuse("making a checkpoint")
     }
@@ -389,6 +401,15 @@ impl Kv for MemoryKv {
 
     fn flush(&self) -> Result<(), StoreError> {
         self.with("flushing", Instance::persist)
+    }
+
+    fn compact(&self, _table: Table, _span: &Span) -> Result<(), StoreError> {
+        // What was removed takes nothing here.
+        self.with("compacting", |_| ())
+    }
+
+    fn disk_bytes(&self) -> Result<u64, StoreError> {
+        self.with("asking for its size", |instance| instance.bytes())
     }
 
     fn checkpoint(&self, into: &Path) -> Result<(), StoreError> {

@@ -254,6 +254,13 @@ pub trait Kv: Send + Sync + 'static {
     /// hard links.
     fn checkpoint(&self, into: &Path) -> Result<(), StoreError>;
 
+    /// Gives the disk back what removed rows of `span` still take. Takes a while: rows that are left are written anew. Writing
+    /// goes on meanwhile.
+    fn compact(&self, table: Table, span: &Span) -> Result<(), StoreError>;
+
+    /// What the rows take on the disk, in bytes; what is not moved there yet does not count.
+    fn disk_bytes(&self) -> Result<u64, StoreError>;
+
     /// Calls `visit` with every row of `table`, past every cache, so that each byte that the files hold for it is read and
     /// checked. Rows of ranges that were removed may be among them as long as their bytes are there.
     fn verify(&self, table: Table, visit: Visit<'_>) -> Result<(), StoreError> {

@@ -9,8 +9,8 @@ use crate::error::StoreError;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::statistics::Ticker;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
+    DBRecoveryMode, FlushOptions, LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use saltern_wire::level::Newer;
 use std::path::{Path, PathBuf};
@@ -223,6 +223,24 @@ impl Kv for RocksKv {
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db.flush_cfs_opt(&families, &options).map_err(|error| self.fail("flushing", &error))
+    }
+
+    fn compact(&self, table: Table, span: &Span) -> Result<(), StoreError> {
+        // Dropping whole files (`delete_files_in_range`) would be cheaper and wrong: it may drop the file with a removal and keep
+        // an older one, which straddles the range's end, with the rows that were removed.
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        let (start, end) = (span.start.as_slice(), span.end.as_deref());
+        let family = self.family(table)?;
+        self.db.compact_range_cf_opt(family, Some(start), end, &options);
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> Result<u64, StoreError> {
+        self.kind.tables().iter().try_fold(0, |sum: u64, table| {
+            let bytes = self.db.property_int_value_cf(self.family(*table)?, "rocksdb.live-sst-files-size");
+            Ok(sum.saturating_add(bytes.map_err(|error| self.fail("asking for its size", &error))?.unwrap_or(0)))
+        })
     }
 
     fn checkpoint(&self, into: &Path) -> Result<(), StoreError> {

@@ -22,6 +22,7 @@
 //! ends it. A process that has not ended seconds after a failed write is aborted.
 
 mod marker;
+mod size;
 mod writer;
 
 use crate::error::StoreError;
@@ -31,6 +32,7 @@ use crate::mark::{self, Mark, MarkRow};
 use crate::sound::Soundness;
 use crate::table;
 use saltern_wire::level::Newer;
+use size::Sizes;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
@@ -92,6 +94,7 @@ pub(crate) struct Tail<E> {
     /// Contiguous, up to the last entry: the entry, its length, and the number of the queued operation that brought it.
     entries: VecDeque<(E, usize, u64)>,
     bytes: usize,
+    sizes: Sizes,
     /// The first entry that is not purged, if `last` is there.
     begin: u64,
     last: Option<u64>,
@@ -370,6 +373,7 @@ impl<E: LogEntry> Tail<E> {
         let mut tail = Self {
             entries: VecDeque::new(),
             bytes: 0,
+            sizes: Sizes::default(),
             begin: 0,
             last: None,
             cuts: 0,
@@ -427,6 +431,7 @@ impl<E: LogEntry> Tail<E> {
             self.begin = entry.index();
         }
         self.last = Some(entry.index());
+        self.sizes.push(entry.index(), len);
         self.bytes += len;
         self.entries.push_back((entry, len, number));
     }
@@ -441,6 +446,7 @@ impl<E: LogEntry> Tail<E> {
 
     fn truncate(&mut self, from: u64) {
         self.cuts += 1;
+        self.sizes.truncate(from);
         while let Some((_, len, _)) = self.entries.pop_back_if(|(entry, ..)| entry.index() >= from) {
             self.bytes -= len;
         }
@@ -453,6 +459,7 @@ impl<E: LogEntry> Tail<E> {
         }
         self.last = self.last.filter(|last| *last > upto);
         self.begin = self.begin.max(upto.saturating_add(1));
+        self.sizes.purge(upto, self.last.is_none());
         self.purged = Some(Purged { index: upto, position });
     }
 }

@@ -22,6 +22,7 @@ mod minion;
 mod orphan;
 mod patrol;
 mod record;
+mod retention;
 mod settings;
 mod tick;
 
@@ -29,6 +30,7 @@ use crate::command::{Applied, Command, Effect, JobCommand, Proposal, Refused, Re
 use crate::error::StoreError;
 use crate::index::Index;
 use crate::overlay::Overlay;
+use crate::reclaim::Freed;
 use crate::table::request::{Answer, RequestRow};
 use crate::table::timeline::{self, Due};
 use crate::table::{self, meta};
@@ -54,6 +56,8 @@ pub(crate) struct Tx<'a> {
     /// The master that proposed the current command.
     pub(crate) by: MasterId,
     pub(crate) effects: Vec<Effect>,
+    /// Jobs that this call has forgotten.
+    pub(crate) freed: Freed,
     /// Expected minions of jobs that are no longer open, as far as this call has asked; `None` for jobs that are not held.
     closed: BTreeMap<JobId, Option<Arc<RoaringBitmap>>>,
 }
@@ -80,7 +84,7 @@ impl<'a> Tx<'a> {
     /// Begins a call.
     pub(crate) fn new(over: Overlay, index: &'a mut Index) -> Self {
         let (time, closed) = (index.time, BTreeMap::new());
-        Self { over, index, entry: 0, time, by: MasterId(0), effects: Vec::new(), closed }
+        Self { over, index, entry: 0, time, by: MasterId(0), effects: Vec::new(), freed: None, closed }
     }
 
     /// The name behind an ordinal, if it was ever given.

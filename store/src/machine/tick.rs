@@ -2,7 +2,7 @@
 //!
 //! Only a tick ends anything, and each tick does a bounded piece of it: what is left over is still due at the next one.
 
-use super::{REQUEST_KEPT, Stop, Tx, job, key, master, orphan, patrol};
+use super::{REQUEST_KEPT, Stop, Tx, job, key, master, orphan, patrol, retention};
 use crate::command::Reply;
 use crate::error::StoreError;
 use crate::index::Index;
@@ -15,14 +15,22 @@ use std::time::Duration;
 
 /// Things of one kind that one tick ends: a few milliseconds of work at most.
 const DUE_PER_TICK_MAX: usize = 512;
+/// Request ids that one tick forgets: as many as the jobs that one tick forgets, and as cheap.
+const REQUESTS_PER_TICK_MAX: usize = 4096;
+/// The level from which on jobs go by buckets of time. Before it, one by one.
+const LEVEL_BUCKETS: u32 = 2;
 /// Minions that one tick settles as expired, over all jobs: each costs a row and an effect.
 const EXPIRED_PER_TICK_MAX: usize = 4096;
 
 pub(super) fn tick(tx: &mut Tx<'_>) -> Result<Reply, Stop> {
     let mut expired = 0;
     for kind in Due::ALL {
+        if kind == Due::Retention && tx.index.level >= LEVEL_BUCKETS {
+            retention::forget(tx, kept(tx.index, kind))?;
+            continue;
+        }
         let Some(end) = before(tx.time, kept(tx.index, kind)) else { continue };
-        for (time, subject) in timeline::upto(&tx.over, kind, end, DUE_PER_TICK_MAX)? {
+        for (time, subject) in timeline::upto(&tx.over, kind, end, due_max(tx.index, kind))? {
             if kind == Due::Acceptance {
                 expired += expire(tx, time, &subject, EXPIRED_PER_TICK_MAX.saturating_sub(expired))?;
                 continue;
@@ -33,6 +41,11 @@ pub(super) fn tick(tx: &mut Tx<'_>) -> Result<Reply, Stop> {
     }
     patrol::walk(tx)?;
     Ok(Reply::Done)
+}
+
+/// How many things of this kind one tick ends.
+fn due_max(index: &Index, kind: Due) -> usize {
+    if kind == Due::Request && index.level >= LEVEL_BUCKETS { REQUESTS_PER_TICK_MAX } else { DUE_PER_TICK_MAX }
 }
 
 /// How long after its time in the timeline something of this kind is due.
@@ -47,7 +60,7 @@ fn kept(index: &Index, kind: Due) -> Duration {
 }
 
 /// `now` less `kept`; `None` if that is before all time.
-fn before(now: LogicalTime, kept: Duration) -> Option<LogicalTime> {
+pub(super) fn before(now: LogicalTime, kept: Duration) -> Option<LogicalTime> {
     let kept = u64::try_from(kept.as_micros()).ok()?;
     now.unix_micros().checked_sub(kept).map(LogicalTime::from_unix_micros)
 }
@@ -84,7 +97,7 @@ fn expire(tx: &mut Tx<'_>, expires: LogicalTime, subject: &[u8], budget: usize) 
     Ok(late.len())
 }
 
-fn jid(subject: &[u8]) -> Result<JobId, StoreError> {
+pub(super) fn jid(subject: &[u8]) -> Result<JobId, StoreError> {
     let digits = subject.try_into().map_err(|_| table::bad_key(crate::kv::Table::Timeline))?;
     JobId::from_bytes(digits).map_err(|error| StoreError::corrupt("the timeline", error))
 }
@@ -94,7 +107,10 @@ pub(crate) fn next_due(read: &impl Read, index: &Index) -> Result<Option<Logical
     let mut next: Option<LogicalTime> = None;
     for kind in Due::ALL {
         for (time, _) in timeline::first(read, kind, 1)? {
-            let due = time.plus(kept(index, kind));
+            let due = match kind {
+                Due::Retention if index.level >= LEVEL_BUCKETS => retention::due(time, kept(index, kind)),
+                _ => time.plus(kept(index, kind)),
+            };
             next = Some(next.map_or(due, |next| next.min(due)));
         }
     }

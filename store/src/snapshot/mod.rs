@@ -23,6 +23,7 @@ use crate::kv::{Engine, Kind};
 use crate::sound::Soundness;
 use crate::state::{self, Standing, State};
 use saltern_wire::fault_point;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -57,11 +58,33 @@ pub struct Snapshots {
 struct Shared {
     engine: Arc<dyn Engine>,
     dir: PathBuf,
-    /// Newest first, at most [`KEPT`].
+    /// Newest first, at most [`KEPT`] and those that are held.
     kept: Mutex<Vec<Snapshot>>,
     /// Held while a snapshot is made: there is one folder for it.
     making: Mutex<()>,
+    /// Held while a piece is added to a file.
+    pub(super) writing: Mutex<()>,
+    /// Snapshots that somebody reads, and how many do.
+    held: Mutex<BTreeMap<String, usize>>,
     soundness: Soundness,
+}
+
+/// Keeps a snapshot that somebody reads.
+pub struct Held {
+    shared: Arc<Shared>,
+    id: String,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = self.shared.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(readers) = held.get_mut(&self.id) {
+            *readers -= 1;
+            if *readers == 0 {
+                held.remove(&self.id);
+            }
+        }
+    }
 }
 
 impl Snapshots {
@@ -81,8 +104,16 @@ impl Snapshots {
             found.push(Snapshot { manifest: load(engine.as_ref(), dir, id, &name)? });
         }
         found.sort_by_key(|snapshot| std::cmp::Reverse(snapshot.manifest.applied));
-        let (kept, making) = (Mutex::new(Vec::new()), Mutex::new(()));
-        let snapshots = Self { shared: Arc::new(Shared { engine, dir: dir.into(), kept, making, soundness }) };
+        let shared = Shared {
+            engine,
+            dir: dir.into(),
+            kept: Mutex::default(),
+            making: Mutex::default(),
+            writing: Mutex::default(),
+            held: Mutex::default(),
+            soundness,
+        };
+        let snapshots = Self { shared: Arc::new(shared) };
         for (age, snapshot) in found.into_iter().take(KEPT).enumerate() {
             match snapshots.check_lengths(&snapshot.manifest) {
                 Ok(()) => snapshots.lock().push(snapshot),
@@ -109,9 +140,12 @@ impl Snapshots {
         }
         let making = self.path(MAKING);
         self.engine().remove(&making)?;
-        let standing = state.checkpoint(&making)?;
-        let verified = self.engine().open_read_only(&making, Kind::State).and_then(|kv| state::verify(kv.as_ref()));
-        self.shared.soundness.noted(verified)?;
+        state.checkpoint(&making)?;
+        let verified = self.engine().open_read_only(&making, Kind::State).and_then(|kv| {
+            state::verify(kv.as_ref())?;
+            state::standing_of(&kv)
+        });
+        let standing = self.shared.soundness.noted(verified)?;
         let mut files = Vec::new();
         for name in self.engine().list(&making)? {
             let (len, digest) = digest(self.engine(), &making.join(&name))?;
@@ -124,6 +158,22 @@ impl Snapshots {
     /// The newest whole snapshot.
     pub fn current(&self) -> Option<Snapshot> {
         self.lock().first().cloned()
+    }
+
+    /// What the snapshots that are kept have together, in bytes. Files that two of them, or one and the state, share count each
+    /// time.
+    pub fn bytes(&self) -> u64 {
+        self.lock().iter().map(|kept| kept.manifest.bytes()).sum()
+    }
+
+    /// Keeps the snapshot `id`, if it is still there, however many newer ones are made, until what this returns is dropped.
+    pub fn hold(&self, id: &str) -> Held {
+        *self.held().entry(id.to_owned()).or_default() += 1;
+        Held { shared: Arc::clone(&self.shared), id: id.to_owned() }
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.shared.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Up to `len` bytes of a file of snapshot `id` from `offset` on; fewer only at its end. An error if that snapshot is
@@ -176,7 +226,11 @@ impl Snapshots {
         let mut kept = self.lock();
         kept.retain(|older| older.manifest.id != snapshot.manifest.id);
         kept.insert(0, snapshot.clone());
-        kept.truncate(KEPT);
+        let mut age = 0;
+        kept.retain(|snapshot| {
+            age += 1;
+            age <= KEPT || self.held().contains_key(&snapshot.manifest.id)
+        });
         drop(kept);
         self.tidy(None)?;
         Ok(snapshot)

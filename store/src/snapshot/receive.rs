@@ -3,7 +3,9 @@
 
 use super::{MANIFEST, Manifest, RECEIVING, Snapshot, Snapshots, manifest};
 use crate::error::StoreError;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 /// A snapshot on its way in. Dropping it keeps what has come; [`Snapshots::receive`] goes on from there.
 pub struct Receiving {
@@ -27,7 +29,6 @@ impl Receiving {
     pub(super) fn begin(snapshots: Snapshots, manifest: Manifest) -> Result<Self, StoreError> {
         // Whoever calls this with a manifest that did not come through `decode` gets the same checks.
         let manifest = Manifest::decode(&manifest.encode())?;
-        snapshots.tidy(Some(&manifest.id))?;
         let name = format!("{RECEIVING}{}", manifest.id);
         let described = snapshots.path(&format!("{name}{MANIFEST}"));
         let folder = snapshots.path(&name);
@@ -39,6 +40,8 @@ impl Receiving {
             engine.replace_file(&described, &manifest.encode())?;
         }
         engine.make_folder(&folder)?;
+        salvage(&snapshots, &manifest, &folder)?;
+        snapshots.tidy(Some(&manifest.id))?;
         Ok(Self { snapshots, manifest, folder })
     }
 
@@ -67,6 +70,8 @@ impl Receiving {
         let entry = self.manifest.files.iter().find(|entry| entry.name == file);
         let entry = entry.ok_or_else(|| self.refuse(format!("it has no file {file:?}")))?;
         let path = self.folder.join(&entry.name);
+        // A sender that gave up may have left a piece on its way while the next one sends it again.
+        let _alone = self.snapshots.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let here = self.snapshots.engine().file_len(&path)?.unwrap_or(0);
         let end = offset.saturating_add(bytes.len() as u64);
         if end > entry.len {
@@ -83,7 +88,7 @@ impl Receiving {
 
     /// Checks every digest, makes everything durable and the received snapshot the current one. A file whose digest does
     /// not fit is removed, so that it is missing again.
-    pub fn finish(self) -> Result<Snapshot, StoreError> {
+    pub fn finish(&self) -> Result<Snapshot, StoreError> {
         if let Some(piece) = self.missing()?.first() {
             return Err(self.refuse(format!("{} bytes of {} are missing", piece.len, piece.file)));
         }
@@ -108,4 +113,35 @@ impl Receiving {
     fn refuse(&self, cause: String) -> StoreError {
         StoreError::Snapshot { id: self.manifest.id.clone(), cause }
     }
+}
+
+/// Takes over from other receptions, which are given up now, what `manifest` names as well: a master makes its snapshots from
+/// tables that never change, so that a newer one shares most files with the one before it. A piece counts as well. Digests
+/// are checked in the end, whatever came from where.
+fn salvage(snapshots: &Snapshots, manifest: &Manifest, folder: &Path) -> Result<(), StoreError> {
+    let engine = snapshots.engine();
+    let mut lacking = BTreeMap::new();
+    for entry in &manifest.files {
+        if engine.file_len(&folder.join(&entry.name))?.is_none() {
+            lacking.insert((entry.digest, entry.len), entry.name.as_str());
+        }
+    }
+    for name in engine.list(&snapshots.shared.dir)? {
+        let Some(other) = name.strip_suffix(MANIFEST).filter(|id| id.starts_with(RECEIVING)) else { continue };
+        let from = snapshots.path(other);
+        if from == folder {
+            continue;
+        }
+        // One that cannot be read has nothing that could be told apart.
+        let Ok(described) = manifest::load(engine, &snapshots.path(&name)) else { continue };
+        for entry in described.files {
+            let path = from.join(&entry.name);
+            let Some(wanted) = lacking.get(&(entry.digest, entry.len)) else { continue };
+            if engine.file_len(&path)?.is_some() {
+                engine.rename(&path, &folder.join(wanted))?;
+                lacking.remove(&(entry.digest, entry.len));
+            }
+        }
+    }
+    Ok(())
 }

@@ -10,6 +10,10 @@ use saltern_wire::job::{Job, Progress};
 use saltern_wire::{JobId, LogicalTime, Ordinal};
 use serde::{Deserialize, Serialize};
 
+/// Tables whose rows a job that is done has under its jid.
+pub(crate) const UNDER_JID: [Table; 6] =
+    [Table::Jobs, Table::JobEnds, Table::Progress, Table::Returns, Table::Parts, Table::Conflicts];
+
 /// A job as it was opened. Never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct JobRow {
@@ -98,6 +102,18 @@ pub(crate) fn end(read: &impl Read, jid: JobId) -> Result<Option<EndRow>, StoreE
 pub(crate) fn put_end(over: &mut Overlay, jid: JobId, row: EndRow) {
     over.delete(Table::OpenJobs, key(jid));
     over.put(Table::JobEnds, key(jid), saltern_wire::encode(&row));
+}
+
+/// Everything that stands under the jids from `first` to `last`, in any table whose keys begin with one.
+pub(crate) fn span(first: JobId, last: JobId) -> Span {
+    Span { start: key(first), end: Span::prefix(key(last)).end }
+}
+
+/// Removes every job from `first` to `last`, all of which are done, with all that was recorded for them.
+pub(crate) fn purge_run(over: &mut Overlay, first: JobId, last: JobId) {
+    for table in UNDER_JID {
+        over.delete_range(table, span(first, last));
+    }
 }
 
 /// Removes a job with all that was recorded for it.

@@ -62,6 +62,17 @@ pub(crate) fn delete(over: &mut Overlay, due: Due, time: LogicalTime, subject: &
     over.delete(Table::Timeline, key(due, time, subject));
 }
 
+/// Where what is due to be forgotten of jobs stands.
+pub(crate) fn span_of_retention() -> Span {
+    Span::prefix(super::key(&[&[Due::Retention.code()]]))
+}
+
+/// Removes everything of a kind up to this one.
+pub(crate) fn delete_upto(over: &mut Overlay, due: Due, time: LogicalTime, subject: &[u8]) {
+    let last = key(due, time, subject);
+    over.delete_range(Table::Timeline, Span::between(super::key(&[&[due.code()]]), [last.as_slice(), &[0]].concat()));
+}
+
 /// The first `limit` things of a kind, in order of their time: time and subject.
 pub(crate) fn first(read: &impl Read, due: Due, limit: usize) -> Result<Vec<(LogicalTime, Vec<u8>)>, StoreError> {
     upto(read, due, LogicalTime::from_unix_micros(u64::MAX), limit)

@@ -14,6 +14,7 @@ mod laws;
 mod levels;
 mod logs;
 mod marks;
+mod retention;
 mod rot;
 mod rot_stories;
 mod scripts;

@@ -242,3 +242,77 @@ fn a_power_cut_after_an_install_leaves_the_installed_state() {
     disk.crash();
     assert_eq!(digest(&open()), digest(&from.state));
 }
+
+#[test]
+fn a_snapshot_that_somebody_reads_stays_however_many_newer_ones_are_made() {
+    for bench in Bench::both() {
+        let mut world = filled(&bench, 2);
+        let snapshots = snapshots(&bench);
+        let first = snapshots.create(&world.state).unwrap().manifest;
+        let held = snapshots.hold(&first.id);
+        for _ in 0..4 {
+            world.run(Command::Tick).unwrap();
+            snapshots.create(&world.state).unwrap();
+        }
+        let file = &first.files[0].name;
+        assert!(snapshots.read_chunk(&first.id, file, 0, 10).is_ok(), "{}: a slow receiver goes on", bench.name);
+        drop(held);
+        world.run(Command::Tick).unwrap();
+        snapshots.create(&world.state).unwrap();
+        assert!(snapshots.read_chunk(&first.id, file, 0, 10).is_err(), "{}", bench.name);
+        assert_eq!(bench.engine.list(&bench.dir("snapshots")).unwrap().len(), 4, "two, and what describes them");
+    }
+}
+
+#[test]
+fn what_came_of_an_older_snapshot_does_not_travel_again() {
+    let (source, target) = (Bench::rocks(), Bench::rocks());
+    let mut from = filled(&source, 400);
+    let sending = snapshots(&source);
+    let first = sending.create(&from.state).unwrap().manifest;
+    let receiving = snapshots(&target);
+    let partial = receiving.receive(first.clone()).unwrap();
+    let mut large: Vec<_> = first.files.iter().filter(|file| file.name.ends_with(".sst")).collect();
+    large.sort_by_key(|file| std::cmp::Reverse(file.len));
+    let [whole, half] = [&large[0], &large[1]];
+    let all = sending.read_chunk(&first.id, &whole.name, 0, 1 << 24).unwrap();
+    partial.write_chunk(&whole.name, 0, &all).unwrap();
+    let some = sending.read_chunk(&first.id, &half.name, 0, 1000).unwrap();
+    partial.write_chunk(&half.name, 0, &some).unwrap();
+    drop(partial);
+
+    from.run(Command::Tick).unwrap();
+    let second = sending.create(&from.state).unwrap();
+    assert_ne!(second.manifest.id, first.id);
+    let rest = receiving.receive(second.manifest.clone()).unwrap();
+    assert_eq!(here(&rest), whole.len + 1000, "tables that both have");
+    assert!(stream(&sending, &rest, 100_000, 1000));
+    let received = rest.finish().unwrap();
+    let to = target.state();
+    receiving.install(&to, &received).unwrap();
+    assert_eq!(digest(&to), digest(&from.state));
+    let names = target.engine.list(&target.dir("snapshots")).unwrap();
+    assert_eq!(names.len(), 2, "nothing is left of the first one: {names:?}");
+}
+
+#[test]
+fn a_snapshot_is_made_while_entries_are_applied_and_stands_between_two_calls() {
+    let bench = Bench::rocks();
+    let mut world = filled(&bench, 50);
+    let snapshots = snapshots(&bench);
+    let items: Vec<_> = (0..400).map(|_| world.item(Command::Tick)).collect();
+    let made = std::thread::scope(|scope| {
+        let state = &world.state;
+        let making = scope.spawn(|| (0..4).map(|_| snapshots.create(state).unwrap()).collect::<Vec<_>>());
+        for pair in items.chunks(2) {
+            state.apply(pair).unwrap();
+        }
+        making.join().unwrap()
+    });
+    let first = items[0].index;
+    for snapshot in made {
+        let at = snapshot.manifest.applied;
+        assert_eq!((at + 1 - first) % 2, 0, "it stands between the two entries of one call: {at}");
+        assert_eq!(snapshot.manifest.position, Some(format!("1.{at}").into_bytes()));
+    }
+}
