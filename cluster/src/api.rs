@@ -19,7 +19,9 @@ pub mod job;
 pub mod key;
 pub mod mine;
 pub mod minion;
+pub mod snapshot;
 
+use crate::backup::schedule::Schedule;
 use crate::http::asking::{self, Client, Patience, asking, deadline};
 use crate::http::serve::{REQUEST_TIMEOUT, no_such_method, no_such_path};
 use crate::http::{Door, Gatekeeper, Refusal, authorise, health, serve_tls, serve_unix};
@@ -50,6 +52,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 /// Event streams at one time: each holds a place in every broadcast, and a connection. One client has as many as it leaves
@@ -67,6 +70,9 @@ const OFFENCES_EVERY: Duration = Duration::from_secs(1);
 
 /// Joins at one time. Their path is open to everybody, and a wrong token costs a log entry.
 const JOINS_MAX: usize = 2;
+
+/// Backups and exports of keys at one time: each reads the whole truth, or a good part of a second of one core.
+const BACKUPS_MAX: usize = 1;
 
 /// Readings of the tables before an answer's revision is allowed to be newer than its content.
 const EXACT_ATTEMPTS: u32 = 3;
@@ -93,6 +99,8 @@ pub struct Api {
     pub metrics: Metrics,
     /// Ends streams.
     pub stop: CancellationToken,
+    /// Tasks of the master that requests start.
+    pub(crate) tasks: TaskTracker,
     /// Who may ask.
     gatekeeper: Gatekeeper,
     /// Places for streams.
@@ -101,6 +109,10 @@ pub struct Api {
     reads: Turns<Client>,
     /// Places for joins.
     pub(crate) joins: Semaphore,
+    /// Places for backups on their way out, and for exports of the keys.
+    pub(crate) backups: Arc<Semaphore>,
+    /// What the scheduled backups of this master came to, if it makes any.
+    pub(crate) schedule: Option<Schedule>,
 }
 
 /// What every handler answers.
@@ -109,7 +121,12 @@ pub type Answered<T> = Result<Json<Answer<T>>, Refusal>;
 impl Api {
     /// The API of a running master. `token` is what lets callers in who are not root or this process's own user; `gate` is
     /// what guards its ports for minions.
-    pub fn new(node: &Node, token: Option<Zeroizing<String>>, gate: Option<Gate>) -> Arc<Self> {
+    pub fn new(
+        node: &Node,
+        token: Option<Zeroizing<String>>,
+        gate: Option<Gate>,
+        schedule: Option<Schedule>,
+    ) -> Arc<Self> {
         let own_uid = rustix::process::geteuid().as_raw();
         Arc::new(Self {
             truth: node.truth.clone(),
@@ -122,10 +139,13 @@ impl Api {
             io: node.io.clone(),
             metrics: Metrics::new(),
             stop: node.stopping().clone(),
+            tasks: node.tasks().clone(),
             gatekeeper: Gatekeeper::new(token, own_uid),
             streams: Room::new(STREAMS_MAX),
             reads: Turns::new(READS_MAX, READS_WAITING_MAX),
             joins: Semaphore::new(JOINS_MAX),
+            backups: Arc::new(Semaphore::new(BACKUPS_MAX)),
+            schedule,
         })
     }
 
@@ -268,11 +288,14 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/minions/{id}", get(minion::show))
         .route("/v1/cluster/status", get(cluster::status))
         .route("/v1/cluster/join-token", post(cluster::join_token))
+        .route("/v1/cluster/export-keys", post(snapshot::export_keys))
         .route("/v1/config", get(config::list))
         .route("/v1/config/{name}", put(config::set))
         .route_layer(from_fn_with_state(patience.clone(), deadline));
-    let streams =
-        Router::new().route("/v1/jobs/{jid}/events", get(job::events)).route("/v1/events", get(event::events));
+    let streams = Router::new()
+        .route("/v1/jobs/{jid}/events", get(job::events))
+        .route("/v1/events", get(event::events))
+        .route("/v1/snapshot", get(snapshot::save));
     let open = Router::new()
         .route("/v1/cluster/join", post(cluster::join))
         .route("/readyz", get(health::readyz))

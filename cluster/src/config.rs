@@ -20,6 +20,7 @@ use saltern_wire::master::Endpoints;
 use saltern_wire::settings::Settings;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where the configuration is looked for when no flag names a file.
 pub const CONFIG_FILE: &str = "/etc/saltern/master.yaml";
@@ -73,8 +74,21 @@ pub struct Config {
     /// Most connections from one address on each of the two ports for minions, loopback included; three quarters of all if not
     /// set. See [`saltern_pubsub::zmq::GateLimits`].
     pub connections_per_address_max: Option<u64>,
+    /// Scheduled backups, if this master makes any.
+    pub backup: Option<BackupPlan>,
     /// Replicated settings as `init` seeds them.
     pub seeds: Settings,
+}
+
+/// Backups that a master makes by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupPlan {
+    /// Where to. Every master that has one writes its own; one or two of them are enough.
+    pub folder: PathBuf,
+    /// How often.
+    pub every: Duration,
+    /// How many are kept.
+    pub keep: usize,
 }
 
 /// Raft's timing, in milliseconds.
@@ -222,6 +236,7 @@ impl Config {
                  election takes at least two heartbeats, and the maximum lies above the minimum"
             ));
         }
+        let backup = backup(layer.backup_folder, layer.backup_every_seconds, layer.backup_keep)?;
         let data_dir = layer.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/saltern/master"));
         let defaults = Settings::default();
         Ok(Self {
@@ -246,6 +261,7 @@ impl Config {
             log_keep_mib: layer.log_keep_mib.unwrap_or(64),
             disk_reserve_mib: layer.disk_reserve_mib,
             connections_per_address_max: layer.connections_per_address_max,
+            backup,
             seeds: Settings {
                 keep_jobs_seconds: layer.keep_jobs_seconds.unwrap_or(defaults.keep_jobs_seconds),
                 job_ttl_ms: layer.job_ttl_ms.unwrap_or(defaults.job_ttl_ms),
@@ -271,6 +287,22 @@ impl Config {
             api: at(self.api_port),
         }
     }
+}
+
+/// The plan of backups; none without a folder, and then nothing else of it either.
+fn backup(folder: Option<PathBuf>, every: Option<u64>, keep: Option<u32>) -> Result<Option<BackupPlan>, ConfigError> {
+    let contradiction = |cause: &str| Err(ConfigError::Contradiction(cause.into()));
+    let Some(folder) = folder else {
+        if every.is_some() || keep.is_some() {
+            return contradiction("backup_every_seconds and backup_keep say nothing without `backup_folder`: set it");
+        }
+        return Ok(None);
+    };
+    if every == Some(0) || keep == Some(0) {
+        return contradiction("backup_every_seconds and backup_keep are at least 1: leave `backup_folder` out for none");
+    }
+    let every = Duration::from_secs(every.unwrap_or(3600));
+    Ok(Some(BackupPlan { folder, every, keep: keep.unwrap_or(24) as usize }))
 }
 
 /// The configuration file and its drop-ins, in the order in which they are laid over each other. A file that a flag names

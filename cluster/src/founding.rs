@@ -20,7 +20,7 @@ mod join;
 mod rejoin;
 pub mod token;
 
-pub use init::{Founded, init};
+pub use init::{Founded, WEIGHT_ORDINARY, init};
 pub use join::{JoinError, Joined, accept, join};
 pub use rejoin::{RejoinError, Rejoined, rejoin};
 
@@ -94,7 +94,7 @@ pub fn api_token(disk: &dyn Disk, path: &Path) -> std::io::Result<Option<Zeroizi
 }
 
 /// Refuses a folder that holds anything but the remains of an `init` or `join` that never finished.
-fn require_vacant(disk: &dyn Disk, folder: &Path) -> Result<(), FoundingError> {
+pub(crate) fn require_vacant(disk: &dyn Disk, folder: &Path) -> Result<(), FoundingError> {
     let occupied = |found: String| Err(FoundingError::Occupied { folder: folder.into(), found });
     let unusable = |source| FoundingError::Folder { folder: folder.into(), source };
     if disk.list(folder).map_err(unusable)?.iter().any(|name| name == MASTER_FILE) {
@@ -118,7 +118,7 @@ fn require_vacant(disk: &dyn Disk, folder: &Path) -> Result<(), FoundingError> {
 
 /// Writes a new master's folder: first what `init` adds, then the credentials with `master.json` last. On an error nothing
 /// that this call wrote stays behind.
-fn prepare(
+pub(crate) fn prepare(
     disk: &dyn Disk,
     entropy: &dyn Entropy,
     folder: &Path,

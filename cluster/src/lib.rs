@@ -18,6 +18,7 @@
 //! vouch for, and to acknowledge what no majority holds.
 
 pub mod api;
+pub mod backup;
 pub mod bucket;
 pub mod config;
 pub mod door;
@@ -38,6 +39,7 @@ pub mod program;
 pub mod publish;
 pub mod quarantine;
 pub mod raft;
+pub mod recover;
 pub mod replica;
 pub mod room;
 pub mod service;
@@ -45,6 +47,7 @@ pub mod sessions;
 pub mod space;
 pub mod stamper;
 pub mod submit;
+pub mod succession;
 pub mod target;
 pub mod truth;
 pub mod turns;

@@ -4,6 +4,7 @@
 //! only what nobody else keeps is counted here. **It refuses** labels whose values an operator or minion chooses without
 //! bound: no minion id, no jid, no user, no path.
 
+mod backup;
 mod pressure;
 
 use crate::api::Api;
@@ -81,6 +82,7 @@ impl Metrics {
         fleet(&mut registry, api);
         room(&mut registry, api);
         pressure::register(&mut registry, api);
+        backup::register(&mut registry, api);
         process(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry)?;

@@ -193,6 +193,7 @@ impl Node {
         if let Some(founding) = founding {
             found(&truth, &credentials.endpoints.mesh, founding).await?;
         }
+        carried_on(&truth, &credentials).await?;
 
         presence.start(Arc::new(PresenceRoad(Arc::clone(&mesh))), &tasks, stop.clone());
         let inbox = inbox::Inbox::start(
@@ -337,6 +338,29 @@ async fn found(truth: &Truth, mesh: &Address, founding: Proposal) -> Result<(), 
         Err(_) => return Err(StartError::Found(ProposeError::Unknown)),
     };
     committed.applied.map(drop).map_err(|refused| StartError::Refused(refused.to_string()))
+}
+
+/// A master that carries a truth on alone (after a restore or a recovery) serves nobody before its log has said so: until then
+/// jobs that are to be cancelled are open, and the directory is that of masters that are to be fenced.
+async fn carried_on(truth: &Truth, credentials: &Credentials) -> Result<(), StartError> {
+    let Ok(given) = credentials.directory.verify(&credentials.ca) else { return Ok(()) };
+    if !crate::succession::is_alone(&given, credentials.master) {
+        return Ok(());
+    }
+    let reached = || {
+        let held = truth.state().directory().and_then(|signed| signed.peek().ok());
+        held.is_some_and(|held| !given.replaces(&held))
+    };
+    let mut applied = truth.applied();
+    let reaching = async {
+        while !reached() {
+            if applied.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let reaching = tokio::time::timeout(FOUND_TIMEOUT, reaching).await;
+    reaching.map_err(|_| StartError::Found(ProposeError::Unknown))
 }
 
 /// Where the newest directory is kept outside of the truth: a master whose tables cannot be read finds its peers by it.

@@ -114,6 +114,11 @@ impl Authority {
         Sealer::new(*state_secret).seal(CA_SEAL_CONTEXT, self.identity.seed().as_slice(), draw(entropy))
     }
 
+    /// The key, for the safe.
+    pub fn into_identity(self) -> Identity {
+        self.identity
+    }
+
     /// The public half, which minions and masters pin.
     pub fn public_key(&self) -> PublicKey {
         self.identity.public_key()

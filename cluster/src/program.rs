@@ -1,11 +1,13 @@
-//! The commands of `saltern-master`: `init`, `join`, `run`, `rejoin`, `check`, and their exit codes.
+//! The commands of `saltern-master`: `init`, `join`, `run`, `rejoin`, `restore`, `recover`, `check`, and their exit codes.
 //!
 //! A command that fails says so in one line on stderr. Exit codes are those of sysexits.h: 64 usage, 65 data that cannot be
-//! trusted, 69 no master reachable, 70 a fault of the master, 71 the system, 74 the disk, 75 try again, 77 denied,
+//! trusted, 66 an input that cannot be read, 69 no master reachable, 70 a fault of the master, 71 the system, 74 the disk, 75 try again, 77 denied,
 //! 78 configuration.
 
 mod check;
 mod claim;
+mod recover;
+mod restore;
 mod run;
 
 use crate::config::{Config, ConfigError};
@@ -51,6 +53,16 @@ enum MasterCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Make a new cluster out of an archive and the exported keys, with this machine as its first master
+    #[command(
+        after_help = "The archive comes from `saltern snapshot save`, the keys from `saltern cluster export-keys`. Nothing is\n\
+        written before every byte of both was checked. Minions follow the new cluster without enrolling again; jobs that\n\
+        were open are cancelled. Run it on one machine only: the others join it."
+    )]
+    Restore(restore::RestoreArguments),
+    /// After a majority of the masters was lost for good: show what this one holds, or let it carry on alone
+    #[command(subcommand)]
+    Recover(recover::RecoverCommand),
     /// Verify the data folder of a master that is not running; changes nothing. Exit 0: sound, 65: not, 75: in use
     Check {
         /// How the report is written
@@ -72,6 +84,12 @@ enum Failed {
     Join(#[from] JoinError),
     #[error(transparent)]
     Rejoin(#[from] RejoinError),
+    #[error(transparent)]
+    Restore(#[from] crate::backup::restore::RestoreError),
+    #[error(transparent)]
+    Recover(#[from] crate::recover::RecoverError),
+    #[error("{0}")]
+    Passphrase(String),
     #[error(transparent)]
     Credentials(#[from] pki::credentials::CredentialsError),
     #[error(transparent)]
@@ -106,6 +124,9 @@ impl Failed {
             Self::Claim(error) => error.exit_code(),
             Self::Join(error) => error.exit_code(),
             Self::Rejoin(error) => error.exit_code(),
+            Self::Restore(error) => error.exit_code(),
+            Self::Recover(error) => error.exit_code(),
+            Self::Passphrase(_) => 66,
             Self::Founding(_) | Self::Credentials(_) | Self::Start(_) | Self::Listen(_) | Self::File { .. } => 78,
             Self::Newer(_) => 78,
             Self::Quarantined { .. } => EXIT_CORRUPT,
@@ -149,6 +170,14 @@ async fn carry_out(arguments: Arguments) -> Result<u8, Failed> {
             let (disk, entropy, clock) = (SystemDisk, SystemEntropy, SystemClock::new());
             println!("{}", founding::rejoin(&config, force, &disk, &entropy, &clock).await?);
             Ok(0)
+        }
+        MasterCommand::Restore(arguments) => {
+            let _claim = Claim::take(&config.data_dir)?;
+            restore::run(config, arguments).await
+        }
+        MasterCommand::Recover(command) => {
+            let _claim = Claim::take(&config.data_dir)?;
+            recover::run(config, command).await
         }
         MasterCommand::Check { output } => {
             let _claim = Claim::take(&config.data_dir)?;

@@ -108,7 +108,7 @@ pub(crate) fn directory(generation: u64, version: u64, masters: &[u64]) -> Signe
         }
     };
     let masters = masters.iter().map(record).collect();
-    Signed::new(&Directory { cluster: CLUSTER, generation, version, masters }, &ca())
+    Signed::new(&Directory { cluster: CLUSTER, generation, version, masters, succeeds: vec![] }, &ca())
 }
 
 /// Decisions over this ledger: two masters, generation 3, accepted.

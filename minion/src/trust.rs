@@ -1,8 +1,9 @@
 //! Whom a minion obeys: masters in the newest directory that it verified under the pinned CA, and nobody else.
 //!
 //! **Invariants.** The pin never changes while the process lives. A directory replaces another of the same cluster only if
-//! (generation, version) is higher, so a removed master cannot bring itself back and a fenced generation stays fenced. A
-//! job is obeyed only with the signature of a master in the directory over the very bytes that are run.
+//! (generation, version) is higher, and that of another cluster only if it names ours as the one that it was restored from
+//! and its generation is higher: so a removed master cannot bring itself back and a fenced generation stays fenced. A job is
+//! obeyed only with the signature of a master in the directory over the very bytes that are run.
 
 use crate::folder::KeptDirectory;
 use saltern_wire::crypto::handshake::Expectation;
@@ -119,10 +120,10 @@ impl Trust {
         }
         let new = signed.verify(&ca)?;
         if let Some(old) = &self.directory {
-            if new.cluster != old.cluster {
-                return Err(DirectoryError::Cluster { found: new.cluster, expected: old.cluster });
-            }
             if !new.replaces(old) {
+                if new.cluster != old.cluster {
+                    return Err(DirectoryError::Cluster { found: new.cluster, expected: old.cluster });
+                }
                 return Ok(None);
             }
         }

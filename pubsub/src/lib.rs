@@ -8,7 +8,7 @@
 //!                 zmq (ZeroMQ behind the gate)   ·   memory (tests, simulation)
 //! ```
 //!
-//! [`clock`] and [`disk`] are the other edges of a process. Only [`clock`] reads the machine's clock and random source; only
+//! [`clock`], [`disk`] and [`terminal`] are the other edges of a process. Only [`clock`] reads the machine's clock and random source; only
 //! `zmq` knows that ZeroMQ exists.
 //!
 //! **Invariants.** A session's identity is what its handshake proved. Whatever comes from a socket is bounded before it is
@@ -26,4 +26,5 @@ pub mod publisher;
 pub mod refusal;
 pub mod serve;
 pub mod subscriber;
+pub mod terminal;
 pub mod zmq;

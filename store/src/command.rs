@@ -217,6 +217,22 @@ pub enum MasterCommand {
         /// Its fresh key.
         public_key: PublicKey,
     },
+    /// A master carries the truth on alone, after a restore or a recovery: raises the generation, which fences every other
+    /// master. Open jobs are cancelled, join tokens and all other masters are forgotten; keys, minions, jobs, returns and
+    /// mine values stay. Written into the log by that master itself, beside the membership that makes it the only voter.
+    Refound {
+        /// The cluster's name from now on: the same after a recovery, a fresh one after a restore.
+        cluster: ClusterId,
+        /// The CA's X.509 certificate under that name, PEM. Its key stays.
+        ca_certificate_pem: String,
+        /// The CA's secret key, sealed with the state secret that this master has.
+        #[serde(with = "serde_bytes")]
+        ca_sealed: Vec<u8>,
+        /// The feature level that it brings: that of the build that wrote it.
+        level: u32,
+        /// The directory with that master alone, of a higher generation. Names the clusters that it succeeds.
+        directory: Signed<Directory>,
+    },
 }
 
 /// Replicated settings.

@@ -156,7 +156,7 @@ fn load_open(kv: &Arc<dyn Kv>, jid: JobId) -> Result<OpenJob, StoreError> {
                 open.accepted.insert(ordinal.0);
             }
             Progress::Returned | Progress::Failed | Progress::Interrupted => open.returned += 1,
-            Progress::Expired | Progress::Unreachable => {}
+            Progress::Expired | Progress::Unreachable | Progress::Cancelled => {}
         }
     }
     Ok(open)

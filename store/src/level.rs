@@ -39,6 +39,8 @@ impl Command {
             | Self::Mine(MineCommand::Report { .. } | MineCommand::Affirm { .. })
             | Self::Master(MasterCommand::Found { .. } | MasterCommand::Token { .. } | MasterCommand::Join { .. })
             | Self::Master(MasterCommand::Directory { .. } | MasterCommand::Rejoin { .. }) => LEVEL_FIRST,
+            // Its writer is the only voter from there on, and says which level it brings.
+            Self::Master(MasterCommand::Refound { .. }) => LEVEL_FIRST,
             Self::Settings(SettingsCommand::Set { name, .. }) => Settings::level_of(name),
             // Proposed once every voter knows it: it is what says so.
             Self::Level { .. } => LEVEL_FIRST,

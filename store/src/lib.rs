@@ -11,7 +11,7 @@
 //!                       └────┬─────┘
 //!                            kv: rocks (the real one) | memory (the simulation)
 //!
-//!   folder: the three opened together · mark: how far the log had come · sound: what is doubted · check: offline
+//!   archive: a state as rows, out and in · folder: the three opened together · mark: how far the log had come · sound: what is doubted · check: offline
 //! ```
 //!
 //! **Invariants.** [`machine`] is deterministic: equal logs make equal rows, on either engine. Effects of a call and the
@@ -25,6 +25,7 @@
 //! **Caveats.** Names behind ordinals are kept for ever (some 60 bytes each). A list of returns is read in pages, so that a
 //! job which changes meanwhile is seen at two points in time.
 
+pub mod archive;
 mod chain;
 pub mod check;
 pub mod command;

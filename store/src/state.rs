@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 /// The file that names the live folder.
-const CURRENT: &str = "CURRENT";
+pub(crate) const CURRENT: &str = "CURRENT";
 /// What folder names begin with; a number follows.
 pub(crate) const FOLDER: &str = "state-";
 /// The number of the folder that a state begins with.
@@ -315,7 +315,7 @@ pub(crate) fn headless(dir: &Path, folder: &str) -> StoreError {
 }
 
 /// What CURRENT reads for folder `number`: its name, and a checksum of that, for a digit that is another one by now.
-fn current_text(number: u64) -> String {
+pub(crate) fn current_text(number: u64) -> String {
     let name = folder_name(number);
     format!("{name} {:08x}\n", crc32c::crc32c(name.as_bytes()))
 }

@@ -41,6 +41,7 @@ pub async fn status(Shared(api): Shared<Arc<Api>>, _: Fresh) -> Answered<Cluster
             jobs_open: counts.open_jobs,
             directory: (directory.generation, directory.version),
             level: state.level(),
+            backup: api.schedule.as_ref().map(|schedule| schedule.status(directory.cluster)),
         })
     })
     .await

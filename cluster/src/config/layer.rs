@@ -80,6 +80,12 @@ layer! {
     log_keep_mib: u64,
     /// MiB to be kept free on the disk of the data folder.
     disk_reserve_mib: u64,
+    /// The folder into which this master writes backups.
+    backup_folder: PathBuf,
+    /// Seconds between two of them.
+    backup_every_seconds: u64,
+    /// How many of them are kept.
+    backup_keep: u32,
     /// Seeds the setting of that name.
     keep_jobs_seconds: u64,
     /// Seeds the setting of that name.

@@ -86,6 +86,7 @@ pub fn init(
         generation: GENERATION_FIRST,
         version: 1,
         masters: vec![record],
+        succeeds: Vec::new(),
     });
     let ca_certificate_pem = authority.certificate_pem()?;
     let tls_certificate_pem = authority.tls_certificate_pem(FOUNDER, &public_key, &endpoints)?;

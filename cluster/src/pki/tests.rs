@@ -39,7 +39,7 @@ fn credentials(authority: &Authority, master: u64) -> Credentials {
         certificate: certificate.clone(),
         public_key,
     };
-    let directory = Directory { cluster: CLUSTER, generation: 1, version: 1, masters: vec![record] };
+    let directory = Directory { cluster: CLUSTER, generation: 1, version: 1, masters: vec![record], succeeds: vec![] };
     let ca_certificate_pem = authority.certificate_pem().expect("issued");
     let tls_certificate_pem = authority.tls_certificate_pem(master, &public_key, &endpoints).expect("issued");
     Credentials {

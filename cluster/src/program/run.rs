@@ -2,6 +2,7 @@
 
 use super::Failed;
 use crate::api::{Api, Gate};
+use crate::backup::schedule::Schedule;
 use crate::config::{Config, LogLevel};
 use crate::founding;
 use crate::mesh::Mesh;
@@ -83,7 +84,8 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
     let unix = crate::http::bind_unix(&config.socket).await?;
     let token = founding::api_token(&SystemDisk, &config.api_token_file);
     let token = token.map_err(|source| Failed::File { path: config.api_token_file.display().to_string(), source })?;
-    Api::new(&node, token, Some(gate)).serve(unix, tcp, &node)?;
+    let schedule = config.backup.clone().map(|plan| Schedule::start(plan, &node));
+    Api::new(&node, token, Some(gate), schedule).serve(unix, tcp, &node)?;
     // Outside systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let failure = tokio::select! {

@@ -94,7 +94,7 @@ impl Machine {
 
     fn apply_batch(&self, batch: Vec<EntryResponder<Types>>) -> io::Result<()> {
         let (entries, responders): (Vec<Entry>, Vec<Option<ApplyResponder<Types>>>) = batch.into_iter().unzip();
-        let items = entries.iter().map(|entry| self.item(entry)).collect::<io::Result<Vec<_>>>()?;
+        let items = entries.iter().map(|entry| item(&self.state, entry)).collect::<io::Result<Vec<_>>>()?;
         let applied = self.state.apply(&items).map_err(io::Error::other)?;
         let Some(last) = applied.last().map(|entry| entry.index) else { return Ok(()) };
         for ((entry, responder), applied) in entries.iter().zip(responders).zip(applied) {
@@ -110,24 +110,6 @@ impl Machine {
         Ok(())
     }
 
-    /// A log entry as the store wants it. Its bytes are what was written (the log checks that), so that a command which does
-    /// not decode is one of a newer build: this master stops until it is upgraded.
-    fn item(&self, entry: &Entry) -> io::Result<Item> {
-        let index = entry.log_id.index();
-        let payload = match &entry.payload {
-            EntryPayload::Blank => Payload::Blank,
-            EntryPayload::Membership(membership) => {
-                let stored = Membership::new(Some(entry.log_id.clone()), membership.clone());
-                Payload::Membership(pack(&stored))
-            }
-            EntryPayload::Normal(logged) => {
-                let proposal = logged.proposal();
-                Payload::Proposal(proposal.map_err(|error| io::Error::other(self.state.refuse_entry(index, &error)))?)
-            }
-        };
-        Ok(Item { index, position: pack(&entry.log_id), payload })
-    }
-
     fn meta(&self) -> io::Result<(Option<LogId>, Membership)> {
         let position = self.state.position().map(|bytes| unpack(&bytes)).transpose().map_err(io::Error::other)?;
         let membership = self.state.membership().map(|bytes| unpack(&bytes)).transpose().map_err(io::Error::other)?;
@@ -141,6 +123,24 @@ impl Machine {
         let last_membership = membership.map_err(io::Error::other)?.unwrap_or_default();
         Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: files })
     }
+}
+
+/// A log entry as the store wants it. Its bytes are what was written (the log checks that), so that a command which does
+/// not decode is one of a newer build: this master stops until it is upgraded.
+pub(super) fn item(state: &State, entry: &Entry) -> io::Result<Item> {
+    let index = entry.log_id.index();
+    let payload = match &entry.payload {
+        EntryPayload::Blank => Payload::Blank,
+        EntryPayload::Membership(membership) => {
+            let stored = Membership::new(Some(entry.log_id.clone()), membership.clone());
+            Payload::Membership(pack(&stored))
+        }
+        EntryPayload::Normal(logged) => {
+            let proposal = logged.proposal();
+            Payload::Proposal(proposal.map_err(|error| io::Error::other(state.refuse_entry(index, &error)))?)
+        }
+    };
+    Ok(Item { index, position: pack(&entry.log_id), payload })
 }
 
 impl RaftStateMachine<Types> for Machine {

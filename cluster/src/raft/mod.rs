@@ -19,6 +19,7 @@ pub mod log;
 pub mod machine;
 pub mod meters;
 pub mod network;
+pub mod refound;
 pub mod runtime;
 pub mod service;
 mod shipping;

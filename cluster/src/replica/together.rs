@@ -61,7 +61,7 @@ fn directory(version: u64, masters: u64) -> Signed<Directory> {
         }
     };
     let masters = (1..=masters).map(record).collect();
-    Signed::new(&Directory { cluster: CLUSTER, generation: 1, version, masters }, &ca())
+    Signed::new(&Directory { cluster: CLUSTER, generation: 1, version, masters, succeeds: vec![] }, &ca())
 }
 
 /// What a test may switch, for all masters together.

@@ -170,7 +170,7 @@ impl Follower {
 
     fn handle_settled(&mut self, ordinal: Ordinal, progress: Progress) {
         match progress {
-            Progress::Expired | Progress::Unreachable => {}
+            Progress::Expired | Progress::Unreachable | Progress::Cancelled => {}
             Progress::Waiting | Progress::Accepted => return,
             // Told with the return itself.
             Progress::Returned | Progress::Failed | Progress::Interrupted => return,

@@ -119,6 +119,7 @@ pub fn reason(progress: Progress, whereabouts: &Whereabouts) -> String {
             Some(away) => format!("expired, {away}"),
         },
         Progress::Unreachable => "key not accepted".into(),
+        Progress::Cancelled => "cancelled: the cluster was restored or recovered meanwhile".into(),
         Progress::Returned | Progress::Failed | Progress::Interrupted => "returned".into(),
     }
 }

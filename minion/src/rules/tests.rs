@@ -4,7 +4,8 @@ use super::*;
 use crate::testing::{ORDINAL, ca, directory, job, master, offer, time};
 use proptest::prelude::*;
 use roaring::RoaringBitmap;
-use saltern_wire::crypto::Identity;
+use saltern_wire::crypto::{Identity, Signed};
+use saltern_wire::master::Directory;
 use saltern_wire::{ClusterId, MasterId};
 
 fn rules() -> Rules {
@@ -85,6 +86,27 @@ fn a_master_that_was_removed_signs_in_vain() {
     assert_eq!(old, None, "an older directory does not bring it back");
     let forged = Identity::from_seed([66; 32]);
     assert!(rules.trust.handle_directory(forged.public_key(), &directory(9, 9, &[1])).is_err());
+}
+
+#[test]
+fn a_restored_cluster_is_followed_and_the_former_one_is_left_for_good() {
+    let mut rules = rules();
+    let successor = ClusterId::from_bytes([8; 16]);
+    let restored = |generation, succeeds| {
+        let signed = directory(generation, 1, &[7]);
+        let listed = signed.verify(&ca().public_key()).expect("genuine").into_inner();
+        Signed::new(&Directory { cluster: successor, succeeds, ..listed }, &ca())
+    };
+    let former = rules.trust.directory().expect("there is one").cluster;
+    for stranger in [restored(4, vec![]), restored(3, vec![former])] {
+        assert!(rules.trust.handle_directory(ca().public_key(), &stranger).is_err());
+    }
+    rules.trust.handle_directory(ca().public_key(), &restored(4, vec![former])).expect("genuine").expect("it is followed");
+    assert_eq!(rules.trust.expectation().cluster, Some(successor));
+    let actions = rules.handle_offer(&offer(&job(1, "cmd.run"), &master(1)), &Room::default());
+    assert_eq!(ignored(&actions), Some(&Ignored::Refused(JobRefusal::Signer(MasterId(1)))));
+    let back = rules.trust.handle_directory(ca().public_key(), &directory(99, 9, &[1, 2]));
+    assert!(back.is_err(), "nobody is led back: {back:?}");
 }
 
 #[test]

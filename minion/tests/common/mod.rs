@@ -314,7 +314,7 @@ fn signed_directory(ca: &Identity, generation: u64, version: u64, masters: &[u64
         }
     };
     let masters = masters.iter().map(record).collect();
-    Signed::new(&Directory { cluster: CLUSTER, generation, version, masters }, ca)
+    Signed::new(&Directory { cluster: CLUSTER, generation, version, masters, succeeds: vec![] }, ca)
 }
 
 impl Master {

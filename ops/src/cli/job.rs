@@ -161,6 +161,7 @@ fn progress_word(progress: Progress) -> &'static str {
         Progress::Interrupted => "interrupted",
         Progress::Expired => "expired",
         Progress::Unreachable => "unreachable",
+        Progress::Cancelled => "cancelled",
     }
 }
 

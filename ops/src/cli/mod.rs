@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   saltern [global options] NOUN VERB …
-//!     key · run · job · mine · minion · cluster · config · event · demo · completion
+//!     key · run · job · mine · minion · cluster · snapshot · config · event · demo · completion
 //! ```
 //!
 //! A noun's file holds its arguments and its verbs; each verb asks through [`Session::client`] and shows through
@@ -23,6 +23,7 @@ mod mine;
 mod minion;
 mod run;
 mod session;
+mod snapshot;
 mod tally;
 mod target;
 
@@ -43,6 +44,10 @@ pub const EXIT_USAGE: u8 = 64;
 pub const EXIT_NO_MATCH: u8 = 2;
 /// Some targeted minions did not return.
 pub const EXIT_MISSING: u8 = 3;
+/// A file is not what it should be.
+pub const EXIT_DATA: u8 = 65;
+/// A file cannot be read.
+pub const EXIT_INPUT: u8 = 66;
 /// No master is reachable.
 pub const EXIT_UNREACHABLE: u8 = 69;
 /// The caller may not.
@@ -63,6 +68,8 @@ Exit codes:
   2   nothing matched
   3   some targeted minions did not return
   64  the command line is wrong
+  65  an archive is not whole
+  66  a file cannot be read
   69  no master is reachable
   75  no quorum, or the outcome is unknown: try again
   77  denied
@@ -87,6 +94,9 @@ pub struct Cli {
 enum Command {
     #[command(flatten)]
     Asks(Asking),
+    /// Back everything up that the cluster knows, and look at backups
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Start a whole cluster on this machine and show what it survives
     Demo(crate::demo::DemoArguments),
     /// Print a completion script for a shell
@@ -137,6 +147,22 @@ pub enum CliError {
     /// The terminal or pipe is gone or full.
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
+    /// A file cannot be read.
+    #[error("{}: {cause}", path.display())]
+    Input {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// Why not.
+        cause: String,
+    },
+    /// A file is no archive that can be trusted.
+    #[error("{}: {error}", path.display())]
+    Archive {
+        /// Which file.
+        path: std::path::PathBuf,
+        /// What is wrong with it, and where.
+        error: saltern_wire::archive::ArchiveError,
+    },
     /// The operator did not confirm.
     #[error("nothing was changed")]
     Declined,
@@ -156,6 +182,8 @@ impl CliError {
             Self::Client(ClientError::Refused { failure }) => failure.code.exit_code(),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_PIPE,
             Self::Output(_) => EXIT_OUTPUT,
+            Self::Input { .. } => EXIT_INPUT,
+            Self::Archive { .. } => EXIT_DATA,
             Self::Declined | Self::Demo(_) => 1,
         }
     }
@@ -164,7 +192,13 @@ impl CliError {
     fn refusal(&self) -> Option<FailureCode> {
         match self {
             Self::Client(ClientError::Refused { failure: Failure { code, .. } }) => Some(*code),
-            Self::Usage(_) | Self::Client(_) | Self::Output(_) | Self::Declined | Self::Demo(_) => None,
+            Self::Usage(_)
+            | Self::Client(_)
+            | Self::Output(_)
+            | Self::Input { .. }
+            | Self::Archive { .. }
+            | Self::Declined
+            | Self::Demo(_) => None,
         }
     }
 }
@@ -176,6 +210,7 @@ pub async fn main(cli: Cli, entropy: Arc<dyn Entropy>) -> u8 {
     let end = match cli.command {
         Command::Completion { shell } => completion(shell, &mut screen),
         Command::Demo(arguments) => crate::demo::run(arguments, cli.global.output).await.map_err(CliError::Demo),
+        Command::Snapshot(command) => snapshot::run(command, &cli.global, entropy, &mut screen).await,
         Command::Asks(command) => match cli.global.client(entropy) {
             Ok(client) => {
                 let mut session = Session::new(client, screen);

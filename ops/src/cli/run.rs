@@ -311,9 +311,12 @@ fn report(arguments: &RunArguments, tally: &Tally, session: &mut Session) -> Res
 fn may_return(missing: &Missing) -> bool {
     match missing.state {
         Progress::Waiting | Progress::Accepted => true,
-        Progress::Returned | Progress::Failed | Progress::Interrupted | Progress::Expired | Progress::Unreachable => {
-            false
-        }
+        Progress::Returned
+        | Progress::Failed
+        | Progress::Interrupted
+        | Progress::Expired
+        | Progress::Unreachable
+        | Progress::Cancelled => false,
     }
 }
 

@@ -219,6 +219,17 @@ impl Client {
         .await
     }
 
+    /// Asks for `path` and gives the answer as it comes, in pieces.
+    pub async fn download(&mut self, path: &str) -> Result<Reply, ClientError> {
+        let target = self.target(path, "");
+        let ask = Ask { method: Method::GET, target, body: None, request: None, last_event: None, patience: None };
+        self.walk(&ask, async |server, ask| {
+            let reply = connect::send(server, ask).await?;
+            if reply.is_success() { Ok(reply) } else { Err(refusal(reply).await) }
+        })
+        .await
+    }
+
     async fn write<B: Serialize, T: DeserializeOwned>(
         &mut self,
         method: Method,

@@ -14,6 +14,8 @@
 //!   GET  /v1/cluster/status              Answer<ClusterStatus>
 //!   POST /v1/cluster/join-token          JoinTokenRequest       → Answer<JoinTokenView>
 //!   POST /v1/cluster/join                JoinRequest            → Answer<JoinGrant>   (no bearer token: the join token proves)
+//!   POST /v1/cluster/export-keys         ExportKeys             → Answer<ExportedKeys>
+//!   GET  /v1/snapshot                    an archive (crate::archive), as bytes
 //!   GET  /v1/config   PUT /v1/config/{name}  Answer<Settings>
 //!   GET  /v1/events                      server-sent events: Event
 //! ```
@@ -21,6 +23,10 @@
 //! Every query takes `revision=N` (read at least that far) and every answer carries one. Errors are `{"error": Failure}` with
 //! the HTTP status of [`FailureCode::status`]. Writes take the header `saltern-request` (a [`crate::RequestId`]): a retry
 //! under the same id finds the first answer. Any request takes the header `saltern-deadline-ms`: for how long the client waits.
+
+mod snapshot;
+
+pub use snapshot::{BackupStatus, ExportKeys, ExportedKeys, Passphrase};
 
 use crate::crypto::{Fingerprint, PublicKey};
 use crate::id::{ClusterId, JobId, MasterId, MinionId, Ordinal, Revision};
@@ -403,6 +409,9 @@ pub struct ClusterStatus {
     /// The cluster's feature level: it rises once every voter runs a version that knows the next one.
     #[serde(default = "crate::level::first")]
     pub level: u32,
+    /// What the scheduled backups of the answering master came to, if it makes any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupStatus>,
 }
 
 /// One member.

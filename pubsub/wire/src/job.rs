@@ -196,6 +196,8 @@ pub enum Progress {
     Expired,
     /// Its key was deleted or rejected while it owed an answer.
     Unreachable,
+    /// The cluster was restored from a backup or recovered while it owed an answer: nobody offers it the job any more.
+    Cancelled,
 }
 
 /// One minion's recorded answer.

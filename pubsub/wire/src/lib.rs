@@ -6,6 +6,7 @@
 //!   master · session · fanout · api       the conversations: master⇄minion, master→all minions, master⇄operator
 //!   codec                                 {version, kind, body}: how all of them become bytes
 //!   crypto/{identity, handshake, seal}    who said it, and who may read it
+//!   archive                               a whole truth in one file: backups
 //!   io                                    the traits of the edges: clock, entropy, transport, disk
 //!   fault                                 named places at which tests make a process die; nothing in a release
 //!   level                                 which of all this every master of a cluster understands
@@ -19,6 +20,7 @@
 //! **It refuses** to know about tokio, sockets, RocksDB or Raft. If a type needs one of those, it lives on a higher floor.
 
 pub mod api;
+pub mod archive;
 pub mod codec;
 pub mod crypto;
 pub mod event;

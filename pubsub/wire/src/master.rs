@@ -89,6 +89,10 @@ pub struct Directory {
     pub version: u64,
     /// The masters, by id.
     pub masters: Vec<MasterRecord>,
+    /// Clusters that this one was restored from, the latest one first. Minions of one of them follow this directory if its
+    /// generation is higher than theirs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub succeeds: Vec<ClusterId>,
 }
 
 impl Encoded for Directory {
@@ -105,8 +109,51 @@ impl Directory {
         self.masters.iter().find(|master| master.id == id)
     }
 
-    /// Whether this directory replaces `other` on a minion that holds it.
+    /// Whether this directory replaces `other` on a minion that holds it: it is a newer one of the same cluster, or the one
+    /// of a cluster that was restored from it. A cluster is left for its successor only, and only for a higher generation, so
+    /// that nobody is ever led back.
     pub fn replaces(&self, other: &Self) -> bool {
-        self.cluster == other.cluster && (self.generation, self.version) > (other.generation, other.version)
+        if self.cluster == other.cluster {
+            return (self.generation, self.version) > (other.generation, other.version);
+        }
+        self.succeeds.contains(&other.cluster) && self.generation > other.generation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(cluster: u8, generation: u64, version: u64, succeeds: &[u8]) -> Directory {
+        let id = |byte: &u8| ClusterId::from_bytes([*byte; 16]);
+        Directory { cluster: id(&cluster), generation, version, masters: vec![], succeeds: succeeds.iter().map(id).collect() }
+    }
+
+    #[test]
+    fn a_minion_follows_a_successor_and_is_never_led_back() {
+        let old = directory(1, 3, 9, &[]);
+        for (new, follows) in [
+            (directory(1, 3, 10, &[]), true),
+            (directory(1, 4, 1, &[]), true),
+            (directory(1, 3, 9, &[]), false),
+            (directory(1, 2, 99, &[]), false),
+            (directory(2, 4, 1, &[1]), true),
+            (directory(3, 5, 1, &[2, 1]), true),
+            (directory(2, 3, 99, &[1]), false),
+            (directory(2, 4, 1, &[]), false),
+            (directory(2, 4, 1, &[3]), false),
+        ] {
+            assert_eq!(new.replaces(&old), follows, "{new:?}");
+            assert!(!follows || !old.replaces(&new), "led back from {new:?}");
+        }
+    }
+
+    #[test]
+    fn a_directory_without_a_past_reads_and_writes_as_it_always_did() {
+        let bytes = crate::encode(&directory(1, 3, 9, &[]));
+        assert!(!bytes.windows(8).any(|window| window == b"succeeds"));
+        assert_eq!(crate::decode::<Directory>(&bytes), Ok(directory(1, 3, 9, &[])));
+        let bytes = crate::encode(&directory(2, 4, 1, &[1]));
+        assert_eq!(crate::decode::<Directory>(&bytes), Ok(directory(2, 4, 1, &[1])));
     }
 }

@@ -48,6 +48,11 @@ pub(super) fn apply(tx: &mut Tx<'_>, command: &MasterCommand) -> Result<Reply, S
         MasterCommand::Join { secret_hash, name, public_key } => join(tx, secret_hash, name, *public_key),
         MasterCommand::Directory { directory } => replace_directory(tx, directory),
         MasterCommand::Rejoin { gone, name, public_key } => rejoin(tx, *gone, name, *public_key),
+        MasterCommand::Refound { cluster, ca_certificate_pem, ca_sealed, level, directory } => {
+            super::refound::apply(tx, *cluster, (ca_certificate_pem, ca_sealed), directory)?;
+            super::level::raise(tx, *level)?;
+            Ok(Reply::Done)
+        }
     }
 }
 
@@ -75,7 +80,7 @@ fn found(tx: &mut Tx<'_>, row: CaRow, directory: &Signed<Directory>) -> Result<(
 }
 
 /// The directory, if `ca` signed it for `cluster` and it makes sense.
-fn read(directory: &Signed<Directory>, ca: &PublicKey, cluster: ClusterId) -> Result<Directory, Refused> {
+pub(super) fn read(directory: &Signed<Directory>, ca: &PublicKey, cluster: ClusterId) -> Result<Directory, Refused> {
     let listed =
         directory.verify(ca).map_err(|error| Refused::Invalid(format!("the directory: {error}")))?.into_inner();
     if listed.cluster != cluster {
@@ -236,7 +241,7 @@ fn replace_directory(tx: &mut Tx<'_>, directory: &Signed<Directory>) -> Result<R
 }
 
 /// The directory that is in place.
-fn held(tx: &Tx<'_>) -> Result<Directory, StoreError> {
+pub(super) fn held(tx: &Tx<'_>) -> Result<Directory, StoreError> {
     let corrupt = |cause: String| StoreError::corrupt("the directory", cause);
     let signed = tx.index.directory.as_ref().ok_or_else(|| corrupt("there is none in a founded cluster".into()))?;
     signed.peek().map_err(|error| corrupt(error.to_string()))
@@ -249,12 +254,12 @@ fn listed(tx: &Tx<'_>) -> Result<BTreeSet<MasterId>, StoreError> {
     Ok(held(tx)?.masters.iter().map(|master| master.id).collect())
 }
 
-fn put_next_master(tx: &mut Tx<'_>, next: u64) {
+pub(super) fn put_next_master(tx: &mut Tx<'_>, next: u64) {
     tx.index.next_master = next;
     meta::put_number(&mut tx.over, meta::NEXT_MASTER, next);
 }
 
-fn put_directory(tx: &mut Tx<'_>, directory: &Signed<Directory>) {
+pub(super) fn put_directory(tx: &mut Tx<'_>, directory: &Signed<Directory>) {
     meta::put_directory(&mut tx.over, directory);
     tx.index.directory = Some(directory.clone());
     tx.effects.push(Effect::Directory { directory: directory.clone() });

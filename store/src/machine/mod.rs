@@ -22,6 +22,7 @@ mod minion;
 mod orphan;
 mod patrol;
 mod record;
+mod refound;
 mod retention;
 mod settings;
 mod tick;
@@ -40,6 +41,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use refound::fresh_id;
 pub(crate) use tick::next_due;
 
 /// How long a request id finds its first answer. Longer than any client retries.

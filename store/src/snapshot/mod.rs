@@ -18,6 +18,7 @@ mod receive;
 pub use manifest::{FileEntry, Manifest};
 pub use receive::{MissingPiece, Receiving};
 
+use crate::archive::Export;
 use crate::error::StoreError;
 use crate::kv::{Engine, Kind};
 use crate::sound::Soundness;
@@ -25,12 +26,15 @@ use crate::state::{self, Standing, State};
 use saltern_wire::fault_point;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Where a checkpoint is made before it has its id.
 const MAKING: &str = "making";
 /// Where the engine makes a checkpoint before it renames it to [`MAKING`]. It is the engine's while one is being made.
 const MAKING_UNDER_WAY: &str = "making.tmp";
+/// Beside the folder of snapshots: what backups are read from. Removed when the data folder is opened.
+const EXPORTS: &str = "exports";
 /// Snapshots kept: the current one, and the one before it, because a slow receiver may still be reading that.
 const KEPT: usize = 2;
 /// What names of unfinished receptions begin with.
@@ -66,6 +70,8 @@ struct Shared {
     pub(super) writing: Mutex<()>,
     /// Snapshots that somebody reads, and how many do.
     held: Mutex<BTreeMap<String, usize>>,
+    /// Exports so far: each has a folder of its own.
+    exports: AtomicU64,
     soundness: Soundness,
 }
 
@@ -111,9 +117,11 @@ impl Snapshots {
             making: Mutex::default(),
             writing: Mutex::default(),
             held: Mutex::default(),
+            exports: AtomicU64::new(0),
             soundness,
         };
         let snapshots = Self { shared: Arc::new(shared) };
+        snapshots.engine().remove(&dir.with_file_name(EXPORTS))?;
         for (age, snapshot) in found.into_iter().take(KEPT).enumerate() {
             match snapshots.check_lengths(&snapshot.manifest) {
                 Ok(()) => snapshots.lock().push(snapshot),
@@ -153,6 +161,13 @@ impl Snapshots {
         }
         let manifest = Manifest::new(standing, files);
         self.adopt(&making, manifest)
+    }
+
+    /// The state as it is now, to be read row by row while entries are applied.
+    pub fn export(&self, state: &State) -> Result<Export, StoreError> {
+        let number = self.shared.exports.fetch_add(1, Ordering::Relaxed);
+        let folder = self.shared.dir.with_file_name(EXPORTS).join(number.to_string());
+        Export::begin(Arc::clone(&self.shared.engine), state, &folder)
     }
 
     /// The newest whole snapshot.

@@ -161,6 +161,7 @@ fn code(progress: Progress) -> u8 {
         Progress::Interrupted => 4,
         Progress::Expired => 5,
         Progress::Unreachable => 6,
+        Progress::Cancelled => 7,
     }
 }
 
@@ -173,6 +174,7 @@ fn decode_progress(code: u8) -> Option<Progress> {
         4 => Progress::Interrupted,
         5 => Progress::Expired,
         6 => Progress::Unreachable,
+        7 => Progress::Cancelled,
         _ => return None,
     })
 }
@@ -183,11 +185,11 @@ mod tests {
 
     #[test]
     fn progress_codes_are_frozen() {
-        use Progress::{Accepted, Expired, Failed, Interrupted, Returned, Unreachable, Waiting};
-        let frozen = [Waiting, Accepted, Returned, Failed, Interrupted, Expired, Unreachable];
+        use Progress::{Accepted, Cancelled, Expired, Failed, Interrupted, Returned, Unreachable, Waiting};
+        let frozen = [Waiting, Accepted, Returned, Failed, Interrupted, Expired, Unreachable, Cancelled];
         for (number, progress) in (0u8..).zip(frozen) {
             assert_eq!((code(progress), decode_progress(number)), (number, Some(progress)));
         }
-        assert_eq!(decode_progress(7), None);
+        assert_eq!(decode_progress(8), None);
     }
 }

@@ -61,6 +61,16 @@ pub(crate) fn tokens(read: &impl Read, limit: usize) -> Result<usize, StoreError
     Ok(read.scan(Table::Tokens, &Span::all(), Direction::Forward, limit)?.len())
 }
 
+/// Every token: its hash and its end.
+pub(crate) fn all_tokens(read: &impl Read) -> Result<Vec<(Vec<u8>, LogicalTime)>, StoreError> {
+    let rows = read.scan(Table::Tokens, &Span::all(), Direction::Forward, usize::MAX)?;
+    let parse = |(key, row): &(Vec<u8>, Vec<u8>)| {
+        let row: TokenRow = super::decode(Table::Tokens, row)?;
+        Ok((super::subject(key).to_vec(), row.expires))
+    };
+    rows.iter().map(parse).collect()
+}
+
 pub(crate) fn put_token(over: &mut Overlay, secret_hash: &[u8], row: TokenRow) {
     over.put(Table::Tokens, super::key(&[secret_hash]), saltern_wire::encode(&row));
 }

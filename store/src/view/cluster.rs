@@ -90,6 +90,11 @@ impl State {
         })
     }
 
+    /// An id that no master has or had, here or in a copy of this truth that went on without this one.
+    pub fn fresh_master_id(&self) -> MasterId {
+        machine::fresh_id(self.live().index.next_master)
+    }
+
     /// When the join token with this hash ends; `None` if there is no such token, or its uses are spent.
     pub fn token_ends(&self, secret_hash: &[u8; 32]) -> Result<Option<LogicalTime>, StoreError> {
         self.reading(|live| Ok(master::token(&live.kv, secret_hash)?.map(|row| row.expires)))

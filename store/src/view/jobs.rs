@@ -96,7 +96,7 @@ impl State {
                 match row.progress {
                     Progress::Accepted => accepted.insert(ordinal.0),
                     Progress::Returned | Progress::Failed | Progress::Interrupted => answered.insert(ordinal.0),
-                    Progress::Waiting | Progress::Expired | Progress::Unreachable => false,
+                    Progress::Waiting | Progress::Expired | Progress::Unreachable | Progress::Cancelled => false,
                 };
             }
             Ok(Some(JobRecord {

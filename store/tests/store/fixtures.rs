@@ -51,6 +51,16 @@ fn families() -> Vec<(&'static str, Command)> {
                 public_key: public_key("beta", 1),
             }),
         ),
+        (
+            "master_refound",
+            Command::Master(MasterCommand::Refound {
+                cluster: cluster(),
+                ca_certificate_pem: "-----BEGIN CERTIFICATE-----".into(),
+                ca_sealed: vec![4, 5, 6],
+                level: 2,
+                directory: directory(2, 1, &[(1, "alpha")]),
+            }),
+        ),
         ("settings_set", set("keep_jobs_seconds", json!(3600))),
     ]
 }
@@ -78,7 +88,7 @@ fn populated(bench: &Bench) -> World {
     world.run(submit("web3")).unwrap();
     world.run(Command::Key(KeyCommand::Submit { minion: id("web1"), public_key: public_key("web1", 1) })).unwrap();
     // What came after the first version is not in its state.
-    let later = ["master_found", "master_rejoin", "mine_affirm"];
+    let later = ["master_found", "master_rejoin", "mine_affirm", "master_refound"];
     for (_, command) in families().into_iter().filter(|(name, _)| !later.contains(name)) {
         let item = world.item_as(Some(RequestId::from_bytes([world.next as u8; 16])), command);
         world.state.apply(&[item]).unwrap();

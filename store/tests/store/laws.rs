@@ -172,8 +172,8 @@ fn may_follow(was: Progress, is: Progress) -> bool {
     was == is
         || match was {
             Progress::Waiting => true,
-            Progress::Accepted => has_result(is) || is == Progress::Unreachable,
-            Progress::Expired | Progress::Unreachable => has_result(is),
+            Progress::Accepted => has_result(is) || matches!(is, Progress::Unreachable | Progress::Cancelled),
+            Progress::Expired | Progress::Unreachable | Progress::Cancelled => has_result(is),
             Progress::Returned | Progress::Failed | Progress::Interrupted => false,
         }
 }

@@ -218,7 +218,7 @@ pub fn ca() -> Identity {
 /// A directory of masters `(id, name)`, signed by the CA.
 pub fn directory(generation: u64, version: u64, masters: &[(u64, &str)]) -> Signed<Directory> {
     let masters = masters.iter().map(|(id, name)| master(*id, name, generation)).collect();
-    Signed::new(&Directory { cluster: cluster(), generation, version, masters }, &ca())
+    Signed::new(&Directory { cluster: cluster(), generation, version, masters, succeeds: vec![] }, &ca())
 }
 
 fn master(id: u64, name: &str, generation: u64) -> MasterRecord {

@@ -1,10 +1,12 @@
 //! `saltern cluster …`: verbs over the masters, one family a file.
 
+mod keys;
 mod status;
 mod token;
 
 use super::duration::parse as parse_duration;
 use super::{CliError, Session};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Verbs over the masters.
@@ -13,6 +15,18 @@ pub enum ClusterCommand {
     /// Show quorum, failure tolerance and every master
     #[command(after_help = "Example:\n  saltern cluster status -o table")]
     Status,
+    /// Write the cluster's keys under a passphrase, for the safe: a backup is useless without
+    #[command(name = "export-keys", after_help = "Example:\n  saltern cluster export-keys /media/safe/saltern.keys")]
+    ExportKeys {
+        /// The file
+        file: PathBuf,
+        /// A file with the passphrase, at least 12 bytes; without it, it is asked for
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// Although there is a file of that name
+        #[arg(long)]
+        force: bool,
+    },
     /// Print a token with which a new master may join
     #[command(
         name = "join-token",
@@ -32,6 +46,9 @@ pub enum ClusterCommand {
 pub async fn run(command: ClusterCommand, session: &mut Session) -> Result<u8, CliError> {
     match command {
         ClusterCommand::Status => status::run(session).await,
+        ClusterCommand::ExportKeys { file, passphrase_file, force } => {
+            keys::run(file, passphrase_file, force, session).await
+        }
         ClusterCommand::JoinToken { ttl, uses } => token::run(ttl, uses, session).await,
     }
 }

@@ -5,7 +5,7 @@ use crate::output::style::{self, BAD, HEAD, TEXT};
 use crate::output::table::Table;
 use crate::output::{Page, document, nested};
 use saltern_wire::Value;
-use saltern_wire::api::{ClusterStatus, MemberStatus};
+use saltern_wire::api::{BackupStatus, ClusterStatus, MemberStatus};
 use serde_json::json;
 
 /// Asks a master and shows its answer.
@@ -75,6 +75,9 @@ impl Page for Status {
             "answered by": self.master,
         });
         out += &nested::text(&facts, nested::ORDERED);
+        if let Some(backup) = &status.backup {
+            out += &nested::entry("backups", &backup_of(backup), nested::ORDERED);
+        }
         let members: saltern_wire::Map =
             status.members.iter().map(|member| (member.name.clone(), facts_of(member))).collect();
         out + &nested::entry("members", &members.into(), nested::ORDERED)
@@ -119,6 +122,19 @@ impl Page for Status {
 fn version(member: &MemberStatus) -> String {
     let level = member.level.map(|level| format!(" (knows feature level {level})")).unwrap_or_default();
     member.version.as_ref().map(|version| format!("{version}{level}")).unwrap_or_default()
+}
+
+/// The scheduled backups of the answering master.
+fn backup_of(backup: &BackupStatus) -> Value {
+    let age = backup.age_seconds.map_or_else(|| "there is none yet".to_owned(), |age| format!("{age} s"));
+    json!({
+        "folder": backup.folder,
+        "newest": backup.newest.as_deref().unwrap_or("none"),
+        "age": age,
+        "bytes": backup.bytes,
+        "kept": backup.kept,
+        "last attempt": backup.failure.as_deref().map_or_else(|| "done".to_owned(), |cause| format!("FAILED: {cause}")),
+    })
 }
 
 /// One member, what matters first.
@@ -194,6 +210,7 @@ mod tests {
             jobs_open: 0,
             directory: (1, 3),
             level: 2,
+            backup: None,
         };
         Status { status, master: "m1".into() }
     }

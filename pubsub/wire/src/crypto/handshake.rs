@@ -130,7 +130,8 @@ impl Encoded for MinionProof {
 pub struct Expectation {
     /// The fingerprint of the cluster CA, from the configuration or the join token.
     pub ca: Fingerprint,
-    /// The cluster, once the minion knows it.
+    /// The cluster, once the minion knows it. A certificate of another cluster is let through if its generation is above
+    /// [`Expectation::generation_min`]: such a master has to bring a directory that succeeds ours.
     pub cluster: Option<ClusterId>,
     /// The lowest generation that is accepted: that of the newest directory the minion has seen.
     pub generation_min: u64,
@@ -207,7 +208,10 @@ impl Initiator {
             return Err(HandshakeError::WrongCa { expected, found });
         }
         let certificate = proof.certificate.verify(&proof.ca).map_err(HandshakeError::NotCertified)?;
-        if let Some(expected) = self.expectation.cluster.filter(|expected| *expected != certificate.cluster) {
+        let foreign = self.expectation.cluster.filter(|expected| *expected != certificate.cluster);
+        // A higher generation under the same CA may be a cluster that was restored from ours: its directory has to say so,
+        // before anything else that it says counts.
+        if let Some(expected) = foreign.filter(|_| certificate.generation <= self.expectation.generation_min) {
             return Err(HandshakeError::WrongCluster { expected, found: certificate.cluster });
         }
         if certificate.generation < self.expectation.generation_min {

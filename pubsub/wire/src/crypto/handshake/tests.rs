@@ -164,6 +164,10 @@ fn another_cluster_and_a_fenced_generation_are_refused() {
     let initiator = Initiator::new(world.minion.clone(), world.id.clone(), expectation, &entropy(11));
     let expect = HandshakeError::WrongCluster { expected: elsewhere, found: cluster() };
     assert_eq!(world.verdict(initiator, world.responder()).err(), Some(expect));
+    // A cluster that was restored from ours has a higher generation; its directory decides, and comes later.
+    let expectation = Expectation { cluster: Some(elsewhere), generation_min: 2, ..world.expectation() };
+    let initiator = Initiator::new(world.minion.clone(), world.id.clone(), expectation, &entropy(11));
+    assert!(world.verdict(initiator, world.responder()).is_ok(), "it may be a successor");
     let expectation = Expectation { generation_min: 4, ..world.expectation() };
     let initiator = Initiator::new(world.minion.clone(), world.id.clone(), expectation, &entropy(11));
     let expect = HandshakeError::OldGeneration { lowest: 4, found: 3 };
