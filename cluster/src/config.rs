@@ -299,7 +299,9 @@ fn backup(folder: Option<PathBuf>, every: Option<u64>, keep: Option<u32>) -> Res
         return Ok(None);
     };
     if every == Some(0) || keep == Some(0) {
-        return contradiction("backup_every_seconds and backup_keep are at least 1: leave `backup_folder` out for none");
+        return contradiction(
+            "backup_every_seconds and backup_keep are at least 1: leave `backup_folder` out for none",
+        );
     }
     let every = Duration::from_secs(every.unwrap_or(3600));
     Ok(Some(BackupPlan { folder, every, keep: keep.unwrap_or(24) as usize }))

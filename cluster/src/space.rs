@@ -100,9 +100,9 @@ pub fn bears(command: &Command) -> Level {
         // Time makes room, a key that is trusted no more must not wait for room, and a master may be what has to go.
         Command::Tick
         | Command::Key(KeyCommand::Reject { .. } | KeyCommand::Delete { .. })
-        | Command::Master(MasterCommand::Directory { .. } | MasterCommand::Rejoin { .. } | MasterCommand::Refound { .. }) => {
-            Level::Full
-        },
+        | Command::Master(
+            MasterCommand::Directory { .. } | MasterCommand::Rejoin { .. } | MasterCommand::Refound { .. },
+        ) => Level::Full,
     }
 }
 

@@ -42,8 +42,18 @@ pub struct Succession {
 impl Succession {
     /// The credentials of the master, and the proposal that its log gets.
     pub fn prepare(self, config: &Config, entropy: &dyn Entropy) -> Result<(Credentials, Proposal), PkiError> {
-        let Self { cluster, succeeds, generation, master, name, identity, authority, ca_certificate_pem, state_secret, now } =
-            self;
+        let Self {
+            cluster,
+            succeeds,
+            generation,
+            master,
+            name,
+            identity,
+            authority,
+            ca_certificate_pem,
+            state_secret,
+            now,
+        } = self;
         let (public_key, endpoints) = (identity.public_key(), config.endpoints());
         let certificate = authority.certify(master, &name, public_key, generation);
         let record = MasterRecord {

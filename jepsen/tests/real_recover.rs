@@ -26,7 +26,11 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() { copy(&entry.path(), &target)? } else { _ = std::fs::copy(entry.path(), target)? }
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?
+        } else {
+            _ = std::fs::copy(entry.path(), target)?
+        }
     }
     Ok(())
 }
@@ -64,7 +68,8 @@ async fn a_lost_quorum_is_recovered_with_every_entry_that_the_survivor_held() ->
     ensure!(planned.status.success(), "{}", said(&planned));
     let plan = String::from_utf8(planned.stdout)?;
     let (line, report) = report_of(&plan)?;
-    let (held, committed) = (report["last"].as_u64().context("last")?, report["committed"].as_u64().context("committed")?);
+    let (held, committed) =
+        (report["last"].as_u64().context("last")?, report["committed"].as_u64().context("committed")?);
     ensure!(held > committed, "the unanswered write is on its disk: {report}");
     let newest = acknowledged.settings.iter().map(|write| write.upto).max().context("some")?;
     ensure!(held > newest, "{report}, acknowledged up to {newest}");

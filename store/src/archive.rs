@@ -191,6 +191,7 @@ pub fn check_row(table: &str, key: &[u8], value: &[u8]) -> Result<(), StoreError
 }
 
 fn known(table: &str) -> Result<Table, StoreError> {
-    let unknown = || StoreError::corrupt(format!("the table {table:?}"), "this build does not know it: use a newer one");
+    let unknown =
+        || StoreError::corrupt(format!("the table {table:?}"), "this build does not know it: use a newer one");
     Table::OF_STATE.into_iter().find(|known| known.name() == table).ok_or_else(unknown)
 }

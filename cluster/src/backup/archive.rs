@@ -81,10 +81,5 @@ pub fn write(
 }
 
 fn member(record: &MasterRecord) -> ArchiveMember {
-    ArchiveMember {
-        id: record.id,
-        name: record.name.clone(),
-        region: record.region.clone(),
-        zone: record.zone.clone(),
-    }
+    ArchiveMember { id: record.id, name: record.name.clone(), region: record.region.clone(), zone: record.zone.clone() }
 }

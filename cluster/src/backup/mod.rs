@@ -18,4 +18,3 @@ pub mod archive;
 pub mod keys;
 pub mod restore;
 pub mod schedule;
-

@@ -100,7 +100,9 @@ pub enum RestoreError {
         source: KeysError,
     },
     /// They belong to another cluster.
-    #[error("the keys are of the CA {keys}, the archive is of the CA {archive}: bring the keys of that cluster; nothing was written")]
+    #[error(
+        "the keys are of the CA {keys}, the archive is of the CA {archive}: bring the keys of that cluster; nothing was written"
+    )]
     OtherKeys {
         /// The keys' CA.
         keys: String,
@@ -300,7 +302,8 @@ fn begin(disk: &dyn Disk, folder: &Path, began: bool) -> Result<(), RestoreError
 fn read_keys(disk: &dyn Disk, request: &RestoreRequest) -> Result<ClusterKeys, RestoreError> {
     let path = || request.keys.clone();
     let refuse = |source| RestoreError::Keys { path: path(), source };
-    let bytes = disk.read(&request.keys, FILE_BYTES_MAX).map_err(|source| RestoreError::File { path: path(), source })?;
+    let bytes =
+        disk.read(&request.keys, FILE_BYTES_MAX).map_err(|source| RestoreError::File { path: path(), source })?;
     let missing = || RestoreError::File { path: path(), source: std::io::ErrorKind::NotFound.into() };
     let text = String::from_utf8(bytes.ok_or_else(missing)?)
         .map_err(|_| refuse(KeysError::Malformed("it is not text".into())))?;

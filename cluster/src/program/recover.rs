@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// The two steps.
 #[derive(Debug, clap::Subcommand)]
 pub enum RecoverCommand {
-    /// Show what this master holds, which survivor to choose and what would be lost; changes nothing
+    /// Show what this master holds, which survivor to choose and what would be lost; decides nothing
     #[command(
         after_help = "Run it on every survivor, with its master stopped, and carry the lines that begin with `report` to one of\n\
         them: it compares them.\n\nExample:\n  saltern-master recover plan --report '{\"cluster\":…}'"

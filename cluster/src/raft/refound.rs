@@ -21,8 +21,8 @@ use openraft::vote::RaftLeaderId;
 use saltern_store::command::Proposal;
 use saltern_store::log::Done;
 use saltern_store::{Log, State};
-use saltern_wire::{LogicalTime, MasterId};
 use saltern_wire::io::Address;
+use saltern_wire::{LogicalTime, MasterId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
 

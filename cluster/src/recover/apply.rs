@@ -17,10 +17,10 @@ use crate::pki::{Authority, Credentials};
 use crate::raft::StoredEntry;
 use crate::raft::refound;
 use crate::succession::Succession;
+use saltern_store::Stores;
 use saltern_store::archive::scratch;
 use saltern_store::kv::Engine;
 use saltern_store::view::CertificateAuthority;
-use saltern_store::Stores;
 use saltern_wire::io::{Clock, Disk, Entropy};
 use saltern_wire::master::Directory;
 use saltern_wire::{ClusterId, LogicalTime, MasterId};
@@ -55,7 +55,9 @@ impl fmt::Display for Recovered {
         writeln!(f, "master          {} ({}), the only voter", self.name, self.master)?;
         match self.kept {
             Some(kept) => writeln!(f, "kept            every entry up to {kept}")?,
-            None => writeln!(f, "kept            what an earlier run of this command kept; it was interrupted at its end")?,
+            None => {
+                writeln!(f, "kept            what an earlier run of this command kept; it was interrupted at its end")?
+            }
         }
         writeln!(f, "data folder     {}", self.data_dir.display())?;
         writeln!(f)?;

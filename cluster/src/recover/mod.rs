@@ -6,7 +6,7 @@
 //!   on the chosen one: recover apply --confirm CLUSTER  carries the truth on alone, under a higher generation
 //! ```
 //!
-//! **Invariants.** Planning changes nothing. Nothing that the chosen master holds is lost: entries that it holds and does not
+//! **Invariants.** Planning changes nothing that a start would not. Nothing that the chosen master holds is lost: entries that it holds and does not
 //! know to be committed are brought back with the rest, because some of them may have been acknowledged. What was only ever
 //! on the lost disks cannot come back, and no survivor can say how much that is: the plan says after which entry and which
 //! time it would be.
@@ -33,7 +33,9 @@ pub enum RecoverError {
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
     /// Its data cannot be trusted.
-    #[error("this master is quarantined ({cause}): recover on another survivor; only if there is none, restore a backup")]
+    #[error(
+        "this master is quarantined ({cause}): recover on another survivor; only if there is none, restore a backup"
+    )]
     Quarantined {
         /// What was found.
         cause: String,

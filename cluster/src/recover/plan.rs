@@ -12,6 +12,7 @@ use saltern_store::{FlushBy, Stores};
 use saltern_wire::io::Disk;
 use saltern_wire::{ClusterId, LogicalTime, MasterId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -53,7 +54,7 @@ pub fn report(config: &Config, engine: &Arc<dyn Engine>, disk: &dyn Disk) -> Res
     {
         known = Some(held);
     }
-    let named = |ids: std::collections::BTreeSet<MasterId>| {
+    let named = |ids: BTreeSet<MasterId>| {
         let name = |id: MasterId| {
             let record = known.as_ref().and_then(|known| known.master(id));
             (id, record.map_or_else(|| format!("master {id}"), |record| record.name.clone()))
@@ -126,7 +127,11 @@ impl fmt::Display for Report {
             let names: Vec<_> = all.iter().map(|(id, name)| format!("{name} ({id})")).collect();
             if names.is_empty() { "none".to_owned() } else { names.join(", ") }
         };
-        writeln!(f, "{} (master {}) of the cluster {}, generation {}", self.name, self.master, self.cluster, self.generation)?;
+        writeln!(
+            f,
+            "{} (master {}) of the cluster {}, generation {}",
+            self.name, self.master, self.cluster, self.generation
+        )?;
         writeln!(f, "  last entry       {}, of term {}, made at {}", self.last, self.last_term, self.last_time)?;
         writeln!(f, "  known committed  {}", self.committed)?;
         writeln!(f, "  in the tables    {}", self.applied)?;
@@ -150,7 +155,8 @@ impl Plan {
     /// Judges reports of one cluster. Refused: none, or of several clusters.
     pub fn of(mut reports: Vec<Report>) -> Result<Self, RecoverError> {
         reports.sort_by_key(|report| (std::cmp::Reverse(report.rank()), report.master));
-        reports.dedup_by_key(|report| report.master);
+        let mut seen = BTreeSet::new();
+        reports.retain(|report| seen.insert(report.master));
         let Some(best) = reports.first() else { return Err(RecoverError::Empty) };
         if let Some(other) = reports.iter().find(|report| report.cluster != best.cluster) {
             return Err(RecoverError::OtherCluster { held: best.cluster, given: other.cluster });
@@ -179,7 +185,10 @@ impl fmt::Display for Plan {
         }
         let (name, last, time) = (&best.name, best.last, best.last_time);
         writeln!(f, "choose      {name}: no other survivor named here holds a newer log")?;
-        writeln!(f, "kept        every entry up to {last} (of {time}): keys, jobs, returns and mine values as of then")?;
+        writeln!(
+            f,
+            "kept        every entry up to {last} (of {time}): keys, jobs, returns and mine values as of then"
+        )?;
         if last > best.committed {
             writeln!(
                 f,
@@ -190,7 +199,11 @@ impl fmt::Display for Plan {
         }
         for other in &self.survivors[1..] {
             let lacks = if other.last > last { format!("entries behind {last}") } else { "nothing".into() };
-            writeln!(f, "given up    {} holds {lacks} that {name} lacks; it joins again with an empty folder", other.name)?;
+            writeln!(
+                f,
+                "given up    {} holds {lacks} that {name} lacks; it joins again with an empty folder",
+                other.name
+            )?;
         }
         writeln!(
             f,
@@ -207,7 +220,11 @@ impl fmt::Display for Plan {
             best.generation + 1,
             missing.join(" and ")
         )?;
-        writeln!(f, "before      make sure that {} are gone for good: if a majority of them runs on somewhere,", missing.join(" and "))?;
+        writeln!(
+            f,
+            "before      make sure that {} are gone for good: if a majority of them runs on somewhere,",
+            missing.join(" and ")
+        )?;
         writeln!(f, "            minions that have not heard of the new generation still obey them")?;
         write!(f, "next        on {name}: saltern-master recover apply --confirm {}", best.cluster)
     }

@@ -48,11 +48,20 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins.
+    /// Begins, with jobs for minion-1.
     pub fn start(world: &World, masters: &[usize]) -> Self {
+        Self::begin(world, masters, true)
+    }
+
+    /// Begins, with settings only.
+    pub fn settings_only(world: &World, masters: &[usize]) -> Self {
+        Self::begin(world, masters, false)
+    }
+
+    fn begin(world: &World, masters: &[usize], with_jobs: bool) -> Self {
         let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let client = world.cluster.client_of(masters);
-        let task = tokio::spawn(write(client, Arc::clone(&stop), Arc::clone(&written)));
+        let task = tokio::spawn(write(client, with_jobs, Arc::clone(&stop), Arc::clone(&written)));
         Self { stop, written, task }
     }
 
@@ -74,7 +83,12 @@ impl Writer {
     }
 }
 
-async fn write(mut client: Client, stop: Arc<AtomicBool>, written: Arc<AtomicU64>) -> anyhow::Result<Acknowledged> {
+async fn write(
+    mut client: Client,
+    with_jobs: bool,
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+) -> anyhow::Result<Acknowledged> {
     let mut all = Acknowledged::default();
     let ping = jobs::job(TargetKind::Glob, "minion-1", "test.ping", &[]);
     let (mut value, mut after) = (FIRST, 0);
@@ -83,7 +97,7 @@ async fn write(mut client: Client, stop: Arc<AtomicBool>, written: Arc<AtomicU64
         let upto = client.put::<_, Value>("/v1/config/job_ttl_ms", &serde_json::json!(value)).await?.revision.0;
         all.settings.push(Placed { after, upto, what: value });
         after = upto;
-        if value.is_multiple_of(4) {
+        if with_jobs && value.is_multiple_of(4) {
             let submitted = client.post::<_, Submitted>("/v1/jobs", &ping).await?;
             let upto = submitted.revision.0;
             all.jobs.push(Placed { after, upto, what: submitted.value.jid });

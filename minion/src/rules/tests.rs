@@ -101,7 +101,11 @@ fn a_restored_cluster_is_followed_and_the_former_one_is_left_for_good() {
     for stranger in [restored(4, vec![]), restored(3, vec![former])] {
         assert!(rules.trust.handle_directory(ca().public_key(), &stranger).is_err());
     }
-    rules.trust.handle_directory(ca().public_key(), &restored(4, vec![former])).expect("genuine").expect("it is followed");
+    rules
+        .trust
+        .handle_directory(ca().public_key(), &restored(4, vec![former]))
+        .expect("genuine")
+        .expect("it is followed");
     assert_eq!(rules.trust.expectation().cluster, Some(successor));
     let actions = rules.handle_offer(&offer(&job(1, "cmd.run"), &master(1)), &Room::default());
     assert_eq!(ignored(&actions), Some(&Ignored::Refused(JobRefusal::Signer(MasterId(1)))));

@@ -73,7 +73,8 @@ pub async fn run(
             let server = client.server();
             let verified = save(reply, &file, &server).await?;
             if screen.format() == Format::Nested {
-                screen.note("Whole and on the disk. It is useless without the keys: saltern cluster export-keys FILE")?;
+                screen
+                    .note("Whole and on the disk. It is useless without the keys: saltern cluster export-keys FILE")?;
             }
             screen.show(&Inspected { file, verified })?;
         }
@@ -99,15 +100,12 @@ async fn save(mut reply: Reply, file: &Path, server: &str) -> Result<Verified, C
     let mut part = file.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let named = |path: &Path, error: io::Error| CliError::Output(io::Error::new(error.kind(), format!("{}: {error}", path.display())));
+    let named = |path: &Path, error: io::Error| {
+        CliError::Output(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    };
     let mut options = OpenOptions::new();
-    let mut out = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&part)
-        .map_err(|error| named(&part, error))?;
+    let mut out =
+        options.write(true).create(true).truncate(true).mode(0o600).open(&part).map_err(|error| named(&part, error))?;
     let taken = take(&mut reply, &mut out, &part, server).await;
     let verified = match taken {
         Ok(verified) => verified,
@@ -126,7 +124,8 @@ async fn save(mut reply: Reply, file: &Path, server: &str) -> Result<Verified, C
 
 async fn take(reply: &mut Reply, out: &mut File, part: &Path, server: &str) -> Result<Verified, CliError> {
     let broke_off = |cause: String| {
-        let message = format!("the archive broke off ({server}: {cause}); nothing was kept, ask again or another master");
+        let message =
+            format!("the archive broke off ({server}: {cause}); nothing was kept, ask again or another master");
         CliError::Client(ClientError::Refused { failure: Failure::new(FailureCode::Busy, message) })
     };
     let mut reader = Reader::new();

@@ -126,7 +126,13 @@ mod tests {
 
     fn directory(cluster: u8, generation: u64, version: u64, succeeds: &[u8]) -> Directory {
         let id = |byte: &u8| ClusterId::from_bytes([*byte; 16]);
-        Directory { cluster: id(&cluster), generation, version, masters: vec![], succeeds: succeeds.iter().map(id).collect() }
+        Directory {
+            cluster: id(&cluster),
+            generation,
+            version,
+            masters: vec![],
+            succeeds: succeeds.iter().map(id).collect(),
+        }
     }
 
     #[test]

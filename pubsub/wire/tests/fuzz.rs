@@ -98,7 +98,13 @@ fn directory() -> Directory {
         certificate: Signed::new(&certificate(), &master()),
         public_key: master().public_key(),
     };
-    Directory { cluster: ClusterId::from_bytes([5; 16]), generation: 1, version: 2, masters: vec![record], succeeds: vec![] }
+    Directory {
+        cluster: ClusterId::from_bytes([5; 16]),
+        generation: 1,
+        version: 2,
+        masters: vec![record],
+        succeeds: vec![],
+    }
 }
 
 /// What decodes encodes to something that decodes to the same.

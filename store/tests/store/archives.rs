@@ -39,7 +39,8 @@ fn copy(export: &Export, bench: &Bench, name: &str) -> std::sync::Arc<saltern_st
         ControlFlow::Continue(())
     });
     let counts = counts.unwrap().expect("to the end");
-    let expect = [("keys_accepted", 3), ("keys_pending", 1), ("jobs", 2), ("jobs_open", 1), ("returns", 2), ("mine_values", 1)];
+    let expect =
+        [("keys_accepted", 3), ("keys_pending", 1), ("jobs", 2), ("jobs_open", 1), ("returns", 2), ("mine_values", 1)];
     for (name, count) in expect {
         assert_eq!(counts.get(name), Some(&count), "{name}");
     }
@@ -90,7 +91,13 @@ fn successor(generation: u64, cluster: u8, succeeds: &[ClusterId], masters: &[(u
     let listed = directory(generation, 1, masters).verify(&ca().public_key()).unwrap().into_inner();
     let cluster = ClusterId::from_bytes([cluster; 16]);
     let directory = Signed::new(&Directory { cluster, succeeds: succeeds.to_vec(), ..listed }, &ca());
-    Command::Master(MasterCommand::Refound { cluster, ca_certificate_pem: "fresh".into(), ca_sealed: vec![9], level: 2, directory })
+    Command::Master(MasterCommand::Refound {
+        cluster,
+        ca_certificate_pem: "fresh".into(),
+        ca_sealed: vec![9],
+        level: 2,
+        directory,
+    })
 }
 
 #[test]

@@ -200,12 +200,7 @@ impl Reader {
         Ok((kind, len as usize))
     }
 
-    fn section(
-        &mut self,
-        kind: u8,
-        body: &[u8],
-        place: &Place,
-    ) -> Result<Part, ArchiveError> {
+    fn section(&mut self, kind: u8, body: &[u8], place: &Place) -> Result<Part, ArchiveError> {
         let wrong = |cause: String| ArchiveError::Wrong { place: place.clone(), cause };
         match (kind, &self.head) {
             (KIND_HEAD, None) => {
