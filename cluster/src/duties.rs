@@ -35,6 +35,9 @@ const MEMBERS_EVERY: Duration = Duration::from_millis(250);
 /// Pause between two ticks while jobs are open: acceptance ends within so much of its deadline.
 const TICK_OPEN: Duration = Duration::from_secs(1);
 
+/// What is due for so long is not waiting for the next idle tick: one tick did not end all of it.
+const OVERDUE: Duration = Duration::from_secs(75);
+
 /// Sweeps between two ticks while nothing is open: retention is not urgent.
 const TICK_IDLE_SWEEPS: u32 = 60;
 
@@ -115,12 +118,19 @@ async fn tick_all(truth: Truth) {
         tokio::time::sleep(TICK_OPEN).await;
         sweep = sweep.wrapping_add(1);
         let due = truth.state().counts().open_jobs > 0 || sweep.is_multiple_of(TICK_IDLE_SWEEPS);
-        if due && leads(&truth) {
+        if leads(&truth) && (due || is_overdue(&truth)) {
             if let Err(error) = truth.propose(Lane::Control, Command::Tick, None).await {
                 tracing::debug!(%error, "a tick was not committed; the next one will do");
             }
         }
     }
+}
+
+/// Whether something should have ended by now: more was due than one tick ends.
+fn is_overdue(truth: &Truth) -> bool {
+    // Corrupt rows end this master elsewhere.
+    let due = truth.state().next_due().ok().flatten();
+    due.is_some_and(|due| due.plus(OVERDUE) <= truth.now())
 }
 
 fn leads(truth: &Truth) -> bool {

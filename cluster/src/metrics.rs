@@ -6,6 +6,7 @@
 
 mod backup;
 mod pressure;
+mod traffic;
 
 use crate::api::Api;
 use axum::http::StatusCode;
@@ -83,6 +84,7 @@ impl Metrics {
         room(&mut registry, api);
         pressure::register(&mut registry, api);
         backup::register(&mut registry, api);
+        traffic::register(&mut registry, api);
         process(&mut registry);
         let mut text = String::new();
         encode(&mut text, &registry)?;

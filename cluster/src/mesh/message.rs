@@ -222,3 +222,47 @@ pub enum ProposeRefusal {
     /// This disk is short of room. Nothing was written.
     NoRoom(Box<Room>),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use saltern_wire::level::LEVEL_FIRST;
+
+    /// What the first version answers to a probe.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum FirstResponse {
+        Probe { wall_unix_micros: u64, sessions: u64, version: String, applied: Revision, time: Option<LogicalTime> },
+    }
+
+    impl Encoded for Numbered<FirstResponse> {
+        const KIND: u8 = 82;
+    }
+
+    #[test]
+    fn a_master_of_the_first_version_is_of_the_first_level_and_has_nothing_to_compare() {
+        let (version, applied) = ("0.1.0".to_owned(), Revision(7));
+        let body = FirstResponse::Probe { wall_unix_micros: 5, sessions: 3, version, applied, time: None };
+        let bytes = saltern_wire::encode(&Numbered { number: 1, deadline_ms: None, body });
+        let read: Numbered<Response> = saltern_wire::decode(&bytes).expect("an older master's words");
+        let Response::Probe { level, checks, room, .. } = read.body else { panic!("{read:?}") };
+        assert_eq!((level, checks, room), (LEVEL_FIRST, Vec::new(), None));
+    }
+
+    #[test]
+    fn a_master_of_the_first_version_reads_what_this_one_answers() {
+        let (version, applied) = ("0.1.0".to_owned(), Revision(7));
+        let body = Response::Probe {
+            wall_unix_micros: 5,
+            sessions: 3,
+            version: version.clone(),
+            applied,
+            time: None,
+            room: None,
+            level: saltern_wire::level::LEVEL,
+            checks: vec![(1, 2)],
+        };
+        let bytes = saltern_wire::encode(&Numbered { number: 1, deadline_ms: None, body });
+        let read: Numbered<FirstResponse> = saltern_wire::decode(&bytes).expect("a later master's words");
+        assert_eq!(read.body, FirstResponse::Probe { wall_unix_micros: 5, sessions: 3, version, applied, time: None });
+    }
+}

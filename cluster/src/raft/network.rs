@@ -23,6 +23,7 @@ use saltern_wire::MasterId;
 use saltern_wire::io::{Clock, Link};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,16 +143,7 @@ impl RaftNetworkV2<Types> for Network {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let begun = self.clock.monotonic();
-        let answer = self.call(RaftCall::Append, &rpc, option.soft_ttl()).await;
-        let now = self.clock.monotonic();
-        match &answer {
-            Ok(_) => self.meters.answered(now, now.saturating_sub(begun)),
-            // A master that is not there says nothing about this one.
-            Err(RPCError::Network(_) | RPCError::Timeout(_)) => self.meters.unanswered(),
-            Err(RPCError::Unreachable(_) | RPCError::RemoteError(_)) => {}
-        }
-        answer
+        self.call(RaftCall::Append, &rpc, option.soft_ttl()).await
     }
 
     fn stream_append<'s, S>(
@@ -163,9 +155,11 @@ impl RaftNetworkV2<Types> for Network {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            let pulse =
+                Pulse { clock: Arc::clone(&self.clock), meters: Arc::clone(&self.meters), beats: VecDeque::new() };
             let slot = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
             if slot.is_some() {
-                let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, input));
+                let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, input, pulse));
                 return Ok(stream);
             }
             // openraft waits out its back-off inside the stream of requests, before the first: whoever dials without asking
@@ -176,7 +170,7 @@ impl RaftNetworkV2<Types> for Network {
             };
             let link = self.mesh.open(self.to, Channel::Replicate, option.hard_ttl() * 4).await;
             *slot = Some(link.map_err(|error| call_error(&error))?);
-            let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, futures::stream::iter([first]).chain(input)));
+            let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, futures::stream::iter([first]).chain(input), pulse));
             Ok(stream)
         })
     }
@@ -229,12 +223,13 @@ impl RaftNetworkV2<Types> for Network {
 fn pipeline<'s, S>(
     slot: &'s mut Option<Link>,
     input: S,
+    pulse: Pulse,
 ) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send + 's
 where
     S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
 {
     let link = slot.take();
-    let state = Pipeline { slot, link, input: Some(input), in_flight: 0 };
+    let state = Pipeline { slot, link, input: Some(input), in_flight: 0, pulse };
     futures::stream::unfold(state, |mut state| async move {
         let result = state.step().await?;
         Some((result, state))
@@ -248,6 +243,31 @@ struct Pipeline<'s, S> {
     input: Option<S>,
     /// Requests that are on their way.
     in_flight: usize,
+    pulse: Pulse,
+}
+
+/// Measures how long heartbeats take: requests without entries, whichever stream they travel in.
+struct Pulse {
+    clock: Arc<dyn Clock>,
+    meters: Arc<Meters>,
+    /// When each request that is on its way was sent, if it is a heartbeat.
+    beats: VecDeque<Option<Duration>>,
+}
+
+impl Pulse {
+    fn sent(&mut self, request: &AppendEntriesRequest<Types>) {
+        self.beats.push_back(request.entries.is_empty().then(|| self.clock.monotonic()));
+    }
+
+    fn answered(&mut self, is_ok: bool) {
+        let Some(sent) = self.beats.pop_front().flatten() else { return };
+        let now = self.clock.monotonic();
+        if is_ok {
+            self.meters.answered(now, now.saturating_sub(sent));
+        } else {
+            self.meters.unanswered();
+        }
+    }
 }
 
 impl<S> Pipeline<'_, S>
@@ -268,6 +288,7 @@ where
                 biased;
                 answer = receive(link), if waiting => {
                     self.in_flight -= 1;
+                    self.pulse.answered(answer.is_ok());
                     return Some(self.take_answer(answer));
                 }
                 request = next(&mut self.input), if may_send => match request {
@@ -277,6 +298,7 @@ where
                             self.link = None;
                             return Some(Err(RPCError::Unreachable(unreachable(&error))));
                         }
+                        self.pulse.sent(&request);
                         self.in_flight += 1;
                     }
                 }

@@ -151,16 +151,21 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), StoreError> {
     to.parent().map_or(Ok(()), sync)
 }
 
+/// Copies a file: tables (`.sst`) are immutable and become hard links.
+pub(crate) fn clone_file(from: &Path, to: &Path) -> Result<(), StoreError> {
+    if from.extension().is_some_and(|ending| ending == "sst") && fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(from, to).map(drop).map_err(|error| StoreError::file("copying", from, &error))
+}
+
 /// Copies a folder of plain files: tables (`.sst`) are immutable and become hard links, the rest is copied.
 pub(crate) fn clone_folder(from: &Path, to: &Path) -> Result<(), StoreError> {
     remove(to)?;
     make_folder(to)?;
     for name in list(from)? {
         let (source, copy) = (from.join(&name), to.join(&name));
-        if name.ends_with(".sst") && fs::hard_link(&source, &copy).is_ok() {
-            continue;
-        }
-        fs::copy(&source, &copy).map_err(|error| StoreError::file("copying", &source, &error))?;
+        clone_file(&source, &copy)?;
         sync(&copy)?;
     }
     sync(to)?;

@@ -513,6 +513,13 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn clone_file(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        let mut disk = lock(&self.disk);
+        let bytes = disk.files.get(from).map(|file| file.bytes.clone()).ok_or_else(|| absent("copying", from))?;
+        disk.files.insert(to.into(), File { durable: None, bytes });
+        Ok(())
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         let mut disk = lock(&self.disk);
         let moved: Vec<PathBuf> = disk.files.keys().filter(|path| path.starts_with(from)).cloned().collect();

@@ -338,6 +338,10 @@ pub trait Engine: Send + Sync + 'static {
     /// Makes the folder `to` a durable copy of `from`; files that an instance never changes are hard links.
     fn clone_folder(&self, from: &Path, to: &Path) -> Result<(), StoreError>;
 
+    /// Makes the file `to` a copy of `from`; one that an instance never changes is a hard link. Durable after
+    /// [`Engine::sync_file`].
+    fn clone_file(&self, from: &Path, to: &Path) -> Result<(), StoreError>;
+
     /// Renames a folder, durably. Its files were synced before.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError>;
 

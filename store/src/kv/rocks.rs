@@ -319,6 +319,10 @@ impl Engine for RocksEngine {
         disk::clone_folder(from, to)
     }
 
+    fn clone_file(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        disk::clone_file(from, to)
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         disk::rename(from, to)
     }

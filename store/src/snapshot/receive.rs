@@ -115,15 +115,29 @@ impl Receiving {
     }
 }
 
-/// Takes over from other receptions, which are given up now, what `manifest` names as well: a master makes its snapshots from
-/// tables that never change, so that a newer one shares most files with the one before it. A piece counts as well. Digests
-/// are checked in the end, whatever came from where.
+/// Takes over what `manifest` names and this machine has: pieces of other receptions, which are given up now, and files of
+/// snapshots that came before. A master makes its snapshots from tables that never change, so that a newer one shares most
+/// files with the one before it. Digests are checked in the end, whatever came from where.
 fn salvage(snapshots: &Snapshots, manifest: &Manifest, folder: &Path) -> Result<(), StoreError> {
     let engine = snapshots.engine();
     let mut lacking = BTreeMap::new();
     for entry in &manifest.files {
         if engine.file_len(&folder.join(&entry.name))?.is_none() {
             lacking.insert((entry.digest, entry.len), entry.name.as_str());
+        }
+    }
+    let kept: Vec<Manifest> = snapshots.lock().iter().map(|kept| kept.manifest.clone()).collect();
+    for other in kept {
+        for entry in &other.files {
+            let same = (entry.digest, entry.len);
+            // One that has gone bad meanwhile would be refused in the end, and be found here again.
+            if !lacking.contains_key(&same)
+                || super::check_file(engine, &snapshots.path(&other.id), &other.id, entry).is_err()
+            {
+                continue;
+            }
+            let Some(wanted) = lacking.remove(&same) else { continue };
+            engine.clone_file(&snapshots.path(&other.id).join(&entry.name), &folder.join(wanted))?;
         }
     }
     for name in engine.list(&snapshots.shared.dir)? {
@@ -135,11 +149,12 @@ fn salvage(snapshots: &Snapshots, manifest: &Manifest, folder: &Path) -> Result<
         // One that cannot be read has nothing that could be told apart.
         let Ok(described) = manifest::load(engine, &snapshots.path(&name)) else { continue };
         for entry in described.files {
-            let path = from.join(&entry.name);
-            let Some(wanted) = lacking.get(&(entry.digest, entry.len)) else { continue };
-            if engine.file_len(&path)?.is_some() {
+            let (path, same) = (from.join(&entry.name), (entry.digest, entry.len));
+            if lacking.contains_key(&same)
+                && engine.file_len(&path)?.is_some()
+                && let Some(wanted) = lacking.remove(&same)
+            {
                 engine.rename(&path, &folder.join(wanted))?;
-                lacking.remove(&(entry.digest, entry.len));
             }
         }
     }

@@ -75,6 +75,10 @@ impl Engine for Failing {
         self.step(to)?;
         self.disk.clone_folder(from, to)
     }
+    fn clone_file(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.step(to)?;
+        self.disk.clone_file(from, to)
+    }
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         self.step(to)?;
         self.disk.rename(from, to)

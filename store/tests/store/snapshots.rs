@@ -293,6 +293,15 @@ fn what_came_of_an_older_snapshot_does_not_travel_again() {
     assert_eq!(digest(&to), digest(&from.state));
     let names = target.engine.list(&target.dir("snapshots")).unwrap();
     assert_eq!(names.len(), 2, "nothing is left of the first one: {names:?}");
+
+    // One that came whole counts as well: the next one brings what is new.
+    from.run(Command::Tick).unwrap();
+    let third = sending.create(&from.state).unwrap();
+    let rest = receiving.receive(third.manifest.clone()).unwrap();
+    assert!(here(&rest) >= whole.len + half.len, "{} of {} bytes are here", here(&rest), third.manifest.bytes());
+    assert!(stream(&sending, &rest, 100_000, 1000));
+    receiving.install(&to, &rest.finish().unwrap()).unwrap();
+    assert_eq!(digest(&to), digest(&from.state));
 }
 
 #[test]
