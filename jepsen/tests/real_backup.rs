@@ -233,6 +233,13 @@ async fn a_wrong_or_cut_file_is_refused_before_anything_is_touched() -> anyhow::
     let output = carried::try_restore(&world, 0, &archive, &keys)?;
     ensure!(output.status.code() == Some(78) && said(&output).contains("not empty"), "{}", said(&output));
     std::fs::write(data.join("restoring"), "interrupted")?;
+    for spec in
+        ["log.sync.before=abort@1", "log.sync.after=abort@2", "log.sync.after=abort@3", "mark.write.after=abort@1"]
+    {
+        let died = carried::try_restore_with(&world, 0, &archive, &keys, Some(spec))?;
+        ensure!(died.status.code().is_none(), "{spec}: it did not die: {}", said(&died));
+        ensure!(!data.join("master.json").exists(), "{spec}: it counts as a master's folder");
+    }
     restore(&world, 0, &archive, &keys)?;
     let again = carried::try_restore(&world, 0, &archive, &keys)?;
     ensure!(again.status.code() == Some(78), "over a master's folder: {}", said(&again));

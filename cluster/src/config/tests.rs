@@ -42,6 +42,25 @@ fn salts_keys_mean_what_they_mean_there() {
 }
 
 #[test]
+fn a_folder_makes_a_plan_of_backups_and_nothing_else_does() {
+    let plan = |folder: &str, seconds, keep| {
+        Some(BackupPlan { folder: folder.into(), every: Duration::from_secs(seconds), keep })
+    };
+    assert_eq!(load("id: m1\n").expect("good").backup, None);
+    assert_eq!(load("id: m1\nbackup_folder: /b\n").expect("good").backup, plan("/b", 3600, 24));
+    let yaml = "id: m1\nbackup_folder: /b\nbackup_every_seconds: 60\nbackup_keep: 3\n";
+    assert_eq!(load(yaml).expect("good").backup, plan("/b", 60, 3));
+    for (yaml, words) in [
+        ("id: m1\nbackup_keep: 3\n", "without `backup_folder`"),
+        ("id: m1\nbackup_folder: /b\nbackup_keep: 0\n", "at least 1"),
+        ("id: m1\nbackup_folder: /b\nbackup_every_seconds: 0\n", "at least 1"),
+    ] {
+        let text = refused(yaml);
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
 fn other_masters_may_be_told_another_way() {
     let mesh = |lines: &str| load(&format!("id: m1\nadvertise: m1.net\n{lines}")).expect("good").endpoints().mesh;
     assert_eq!(mesh("mesh_port: 5510\n").to_string(), "m1.net:5510");

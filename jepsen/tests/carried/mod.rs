@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each story uses its part")]
 
 use anyhow::{Context, ensure};
+use saltern_jepsen::real::faults::FAULTS;
 use saltern_jepsen::real::{SETTLE, World, said};
 use saltern_ops::client::Client;
 use saltern_ops::fleet::jobs;
@@ -151,10 +152,21 @@ pub fn master_command(world: &World, master: usize, words: &[&str]) -> anyhow::R
 
 /// `saltern-master restore`, whatever comes of it.
 pub fn try_restore(world: &World, master: usize, archive: &Path, keys: &Path) -> anyhow::Result<Output> {
-    let passphrase = write_passphrase(keys)?;
-    let (archive, keys, passphrase) =
-        (archive.display().to_string(), keys.display().to_string(), passphrase.display().to_string());
-    master_command(world, master, &["restore", &archive, "--keys", &keys, "--passphrase-file", &passphrase])
+    try_restore_with(world, master, archive, keys, None)
+}
+
+/// The same, with a fault on its way.
+pub fn try_restore_with(
+    world: &World,
+    master: usize,
+    archive: &Path,
+    keys: &Path,
+    fault: Option<&str>,
+) -> anyhow::Result<Output> {
+    let mut command = Command::new(&world.cluster.fleet.binaries().master);
+    command.arg("restore").arg(archive).arg("--keys").arg(keys).arg("--passphrase-file").arg(write_passphrase(keys)?);
+    command.arg("-c").arg(world.cluster.fleet.masters[master].config()).envs(fault.map(|spec| (FAULTS, spec)));
+    Ok(command.output()?)
 }
 
 /// `saltern-master restore`: what it said.

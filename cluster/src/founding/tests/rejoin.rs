@@ -65,8 +65,10 @@ impl Stage {
         // An address of its own for every stage of this process and of others.
         let [_, _, high, low] = std::process::id().to_be_bytes();
         let stage = u8::try_from(STAGES.fetch_add(1, Ordering::SeqCst)).expect("few");
-        let interface = std::net::Ipv4Addr::new(127, 0x40 | high, low, 100 + stage).into();
-        let founder = Config { interface, advertise: interface.to_string(), ..config(&home.path().join("m1")) };
+        let interface = std::net::IpAddr::from([127, 0x40 | high, low, 100 + stage]);
+        let config = config(&home.path().join("m1"));
+        let mesh_advertise = Address::new(interface.to_string(), config.mesh_port);
+        let founder = Config { interface, advertise: interface.to_string(), mesh_advertise, ..config };
         let founder = Founder::of(&founder);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let api = serve_api(&founder, &tasks, &stop).await;

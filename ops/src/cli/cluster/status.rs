@@ -216,6 +216,19 @@ mod tests {
     }
 
     #[test]
+    fn scheduled_backups_are_shown_with_their_age_and_their_failure() {
+        let mut page = page();
+        let backup =
+            BackupStatus { folder: "/b".into(), newest: Some("x.archive".into()), kept: 2, ..BackupStatus::default() };
+        page.status.backup = Some(BackupStatus { age_seconds: Some(75), ..backup.clone() });
+        let nested = style::plain(&text(&page, Format::Nested));
+        assert!(nested.contains("age:\n        75 s") && nested.contains("last attempt:\n        done"), "{nested}");
+        page.status.backup = Some(BackupStatus { failure: Some("the disk is full".into()), ..backup });
+        let nested = style::plain(&text(&page, Format::Nested));
+        assert!(nested.contains("there is none yet") && nested.contains("FAILED: the disk is full"), "{nested}");
+    }
+
+    #[test]
     fn quorum_and_tolerance_come_first() {
         let nested = style::plain(&text(&page(), Format::Nested));
         assert!(
