@@ -19,6 +19,7 @@ pub mod job;
 pub mod key;
 pub mod mine;
 pub mod minion;
+pub mod region;
 pub mod snapshot;
 
 use crate::backup::schedule::Schedule;
@@ -287,6 +288,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/minions", get(minion::list))
         .route("/v1/minions/{id}", get(minion::show))
         .route("/v1/cluster/status", get(cluster::status))
+        .route("/v1/cluster/forecast", get(region::foretell))
         .route("/v1/cluster/join-token", post(cluster::join_token))
         .route("/v1/cluster/export-keys", post(snapshot::export_keys))
         .route("/v1/config", get(config::list))

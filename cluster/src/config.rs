@@ -13,7 +13,8 @@ pub(crate) mod layer;
 mod value;
 
 pub use layer::{Flags, Layer};
-pub use value::{Host, Interface, LogLevel, Name, Port, Profile};
+pub use saltern_wire::profile::{Profile, Timing};
+pub use value::{Host, Interface, LogLevel, Name, Port};
 
 use saltern_wire::io::Address;
 use saltern_wire::master::Endpoints;
@@ -59,8 +60,10 @@ pub struct Config {
     pub zone: String,
     /// What is logged.
     pub log_level: LogLevel,
-    /// Raft's timing.
+    /// Raft's timing as this file says it: what a master begins with that knows no cluster's yet.
     pub timing: Timing,
+    /// Whether that is no profile's timing: this master keeps it then, whatever the cluster's profile is.
+    pub is_own_timing: bool,
     /// Log entries between two snapshots.
     pub snapshot_entries: u64,
     /// Log entries that stay below a snapshot, so that a master that was away for a moment needs none.
@@ -89,29 +92,6 @@ pub struct BackupPlan {
     pub every: Duration,
     /// How many are kept.
     pub keep: usize,
-}
-
-/// Raft's timing, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// Between two heartbeats of a leader; also the hard limit of one append.
-    pub heartbeat_ms: u64,
-    /// Shortest silence after which a follower stands for election.
-    pub election_ms_min: u64,
-    /// Longest such silence.
-    pub election_ms_max: u64,
-}
-
-impl Timing {
-    /// The timing of a profile; measured reasons in design section 5.
-    pub fn of(profile: Profile) -> Self {
-        let (heartbeat_ms, election_ms_min, election_ms_max) = match profile {
-            Profile::Lan => (50, 200, 250),
-            Profile::Metro => (100, 400, 600),
-            Profile::Geo => (500, 2000, 2500),
-        };
-        Self { heartbeat_ms, election_ms_min, election_ms_max }
-    }
 }
 
 /// Why there is no configuration. Every message is one line.
@@ -225,7 +205,8 @@ impl Config {
                 return contradiction(format!("{other} and {name} are both {number}: give each its own port"));
             }
         }
-        let mut timing = Timing::of(layer.profile.unwrap_or_default());
+        let profile = layer.profile.unwrap_or_default();
+        let mut timing = profile.fixed().unwrap_or_default().timing();
         timing.heartbeat_ms = layer.heartbeat_ms.unwrap_or(timing.heartbeat_ms);
         timing.election_ms_min = layer.election_ms_min.unwrap_or(timing.election_ms_min);
         timing.election_ms_max = layer.election_ms_max.unwrap_or(timing.election_ms_max);
@@ -236,6 +217,7 @@ impl Config {
                  election takes at least two heartbeats, and the maximum lies above the minimum"
             ));
         }
+        let is_own_timing = Profile::of(timing).is_none();
         let backup = backup(layer.backup_folder, layer.backup_every_seconds, layer.backup_keep)?;
         let data_dir = layer.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/saltern/master"));
         let defaults = Settings::default();
@@ -255,6 +237,7 @@ impl Config {
             zone: layer.zone.map_or_else(|| "default".into(), |name| name.0),
             log_level: layer.log_level.unwrap_or_default(),
             timing,
+            is_own_timing,
             snapshot_entries: layer.snapshot_entries.unwrap_or(20_000).max(1),
             log_keep_entries: layer.log_keep_entries.unwrap_or(2_000),
             log_compact_mib: layer.log_compact_mib.unwrap_or(256).max(1),
@@ -267,6 +250,9 @@ impl Config {
                 job_ttl_ms: layer.job_ttl_ms.unwrap_or(defaults.job_ttl_ms),
                 beacon_interval_ms: layer.beacon_interval_ms.unwrap_or(defaults.beacon_interval_ms),
                 auto_accept: layer.auto_accept.unwrap_or(defaults.auto_accept),
+                profile,
+                timing: profile.fixed().unwrap_or_default(),
+                preferred_region: layer.preferred_region.map(|name| name.0).unwrap_or_default(),
                 ..defaults
             },
         })

@@ -59,6 +59,7 @@ pub fn start(truth: &Truth, credentials: &Arc<Credentials>, tasks: &TaskTracker,
     tasks.spawn(until(stop.clone(), crate::upkeep::compact_all(truth.clone())));
     tasks.spawn(until(stop.clone(), crate::upkeep::reclaim_all(truth.clone())));
     tasks.spawn(until(stop.clone(), crate::level::raise_all(truth.clone())));
+    tasks.spawn(until(stop.clone(), crate::regions::duty::lead_all(truth.clone())));
     tasks.spawn(until(stop.clone(), take_in_all(truth.clone(), Arc::clone(credentials))));
 }
 
@@ -80,16 +81,29 @@ async fn probe_all(truth: Truth) {
         futures::future::join_all(others.into_iter().map(|id| probe(&truth, id))).await;
         truth.handle_clocks();
         round = round.saturating_add(1);
-        tokio::time::sleep(if round < PROBES_FRESH { PROBE_EVERY_FRESH } else { PROBE_EVERY }).await;
+        if round < PROBES_FRESH { tokio::time::sleep(PROBE_EVERY_FRESH).await } else { rest(&truth).await }
+    }
+}
+
+/// The pause between two rounds of probes; short while there is a master that is hardly known: it may be waiting for a vote.
+async fn rest(truth: &Truth) {
+    let slices = PROBE_EVERY.as_millis() / PROBE_EVERY_FRESH.as_millis();
+    for _ in 0..slices {
+        tokio::time::sleep(PROBE_EVERY_FRESH).await;
+        let others = truth.mesh().listed();
+        if others.into_iter().any(|id| id != truth.id() && truth.ways().is_new(id)) {
+            return;
+        }
     }
 }
 
 async fn probe(truth: &Truth, id: MasterId) {
     let before = truth.clock().monotonic();
-    let reply = truth.mesh().ask(id, Channel::Work, &Request::Probe, PROBE_TIMEOUT).await;
+    // On the connection of heartbeats and votes: it is theirs whose round trip decides, and it stands before an election.
+    let reply = truth.mesh().ask(id, Channel::Control, &Request::Probe, PROBE_TIMEOUT).await;
     let after = truth.clock().monotonic();
     let probed = match reply {
-        Ok(Response::Probe { wall_unix_micros, sessions, version, applied, time, room, level, checks }) => {
+        Ok(Response::Probe { wall_unix_micros, sessions, version, applied, time, room, level, checks, ways, runs }) => {
             let round_trip = after.saturating_sub(before);
             // The answer was given about half a round trip ago.
             let middle = i128::try_from((before + round_trip / 2).as_micros()).unwrap_or(i128::MAX);
@@ -104,6 +118,8 @@ async fn probe(truth: &Truth, id: MasterId) {
                 room: room.map(|room| *room),
                 level: Some(level),
                 checks: checks.into_iter().map(|(index, hash)| Check { index, hash }).collect(),
+                ways,
+                runs,
             }
         }
         _ => Probed::default(),
@@ -224,7 +240,7 @@ async fn take_in(truth: &Truth, credentials: &Credentials) -> Result<(), String>
         }
         let matched = group.matched.get(&master.id).copied().flatten();
         let caught_up = matched.is_some_and(|index| index + PROMOTE_LAG_MAX >= group.last_log);
-        if learns && caught_up && group.voters.len() < VOTERS_MAX {
+        if learns && caught_up && group.voters.len() < VOTERS_MAX && crate::regions::duty::may_vote(truth, master.id) {
             tracing::info!(master = %master.id, name = master.name, "a learner has caught up and votes from now on");
             return truth.group().promote(master.id).await.map_err(|error| error.to_string());
         }

@@ -40,6 +40,7 @@ pub mod publish;
 pub mod quarantine;
 pub mod raft;
 pub mod recover;
+pub mod regions;
 pub mod replica;
 pub mod room;
 pub mod service;

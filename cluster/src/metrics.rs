@@ -6,6 +6,7 @@
 
 mod backup;
 mod pressure;
+mod regions;
 mod traffic;
 
 use crate::api::Api;
@@ -82,6 +83,7 @@ impl Metrics {
         raft(&mut registry, api);
         fleet(&mut registry, api);
         room(&mut registry, api);
+        regions::register(&mut registry, api);
         pressure::register(&mut registry, api);
         backup::register(&mut registry, api);
         traffic::register(&mut registry, api);

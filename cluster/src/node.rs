@@ -59,6 +59,8 @@ pub struct NodeConfig {
     pub bind: Endpoints,
     /// Raft's timing and compaction.
     pub group: GroupConfig,
+    /// Whether the cluster's profile decides over the timing once this master knows it.
+    pub follows_profile: bool,
     /// How the room on the disk is watched; not at all on a disk that has no size.
     pub disk_watch: Option<DiskWatch>,
 }
@@ -287,7 +289,11 @@ async fn start_group(
     mesh.learn(&directory);
     let machine = Machine::new(state, snapshots, edges.disk_work, space(config, credentials, tasks, stop)?);
     let clock = Arc::clone(&edges.io.clock);
-    let started = Group::start(credentials.master, config.group.clone(), Arc::clone(&mesh), log, machine, clock).await;
+    let mut group = config.group.clone();
+    if config.follows_profile && machine.state().cluster().is_some() {
+        group.follow(machine.state().settings().timing.timing());
+    }
+    let started = Group::start(credentials.master, group, Arc::clone(&mesh), log, machine, clock).await;
     let (group, raft) = match (started, soundness.cause()) {
         (Ok(started), _) => started,
         (Err(_), Some(cause)) => return Err(StartError::Corrupt(cause)),

@@ -88,6 +88,8 @@ impl MeshService for MasterService {
                 room: Some(Box::new(truth.space().room())),
                 level: saltern_wire::level::LEVEL,
                 checks: truth.own_checks(),
+                ways: truth.ways().own(),
+                runs: truth.profile(),
             },
             Request::Presence(update) => Response::Presence(presence.handle_update(from, update)),
             Request::Quarantined(cause) => {

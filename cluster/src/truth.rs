@@ -18,11 +18,13 @@ mod attempts;
 mod confirm;
 mod contact;
 mod sameness;
+mod ways;
 
 use crate::mesh::Mesh;
 use crate::mesh::message::{ProposeRefusal, Proposed};
 use crate::quarantine::Quarantines;
 use crate::raft::{Group, GroupError, LeaderState};
+use crate::regions::{Way, Ways};
 use crate::space::{Level, Room, Space, bears, deciding};
 use crate::stamper::{Stamper, median};
 use crate::witness::{Reason, Witness};
@@ -32,6 +34,7 @@ use contact::Contact;
 use saltern_store::command::{Applied, Command, Proposal};
 use saltern_store::{AppliedEntry, Check, State};
 use saltern_wire::io::{Clock, Entropy, draw};
+use saltern_wire::profile::Profile;
 use saltern_wire::{LogicalTime, MasterId, RequestId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
@@ -163,6 +166,10 @@ pub(crate) struct Probed {
     pub(crate) time: Option<LogicalTime>,
     /// The room on its disk.
     pub(crate) room: Option<Room>,
+    /// What it measured of its own ways.
+    pub(crate) ways: Vec<Way>,
+    /// The profile that it runs with.
+    pub(crate) runs: Option<Profile>,
 }
 
 struct Inner {
@@ -175,6 +182,7 @@ struct Inner {
     contact: Mutex<Contact>,
     stamper: Mutex<Stamper>,
     probes: Mutex<BTreeMap<MasterId, Probed>>,
+    ways: Mutex<Ways>,
     quarantines: Quarantines,
     control: Semaphore,
     bulk: Semaphore,
@@ -207,6 +215,7 @@ impl Truth {
             contact: Mutex::new(Contact::new(started)),
             stamper: Mutex::new(stamper),
             probes: Mutex::default(),
+            ways: Mutex::default(),
             quarantines: Quarantines::default(),
             control: Semaphore::new(CONTROL_IN_FLIGHT_MAX),
             bulk: Semaphore::new(BULK_IN_FLIGHT_MAX),
@@ -528,11 +537,13 @@ impl Truth {
         if probed.reachable {
             self.0.quarantines.handle_heard(of, self.0.clock.monotonic());
         }
+        self.ways().handle_probe(of, &probed);
         self.0.probes.lock().unwrap_or_else(PoisonError::into_inner).insert(of, probed);
     }
 
     /// Forgets what was probed of masters that are gone: their clocks count no more.
     pub(crate) fn retain_probes(&self, masters: &BTreeSet<MasterId>) {
+        self.ways().retain(masters);
         self.0.probes.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| masters.contains(id));
     }
 

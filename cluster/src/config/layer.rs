@@ -1,7 +1,8 @@
 //! One layer of configuration, and the three places that layers come from.
 
-use super::value::{Host, Interface, LogLevel, Name, Port, Profile, Reach};
+use super::value::{Host, Interface, LogLevel, Name, Port, Reach};
 use super::{CONFIG_BYTES_MAX, ConfigError};
+use saltern_wire::profile::ProfileChoice;
 use serde::Deserialize;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -62,8 +63,10 @@ layer! {
     zone: Name,
     /// What is logged.
     log_level: LogLevel,
-    /// Raft's timing by distance.
-    profile: Profile,
+    /// Raft's timing by distance; seeds the setting of that name.
+    profile: ProfileChoice,
+    /// Seeds the setting of that name.
+    preferred_region: Name,
     /// Overrides the profile.
     heartbeat_ms: u64,
     /// Overrides the profile.
@@ -141,7 +144,7 @@ pub struct Flags {
     /// What is logged: error, warning, info, debug or trace
     #[arg(long, short = 'l', value_name = "LEVEL", global = true)]
     pub log_level: Option<String>,
-    /// Raft's timing: lan, metro or geo
+    /// Raft's timing of a new cluster: auto, lan, metro or geo
     #[arg(long, value_name = "PROFILE", global = true)]
     pub profile: Option<String>,
 }

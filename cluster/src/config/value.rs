@@ -104,19 +104,6 @@ impl<'de> Deserialize<'de> for Port {
     }
 }
 
-/// How far apart the masters are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Profile {
-    /// One site: round trips below 2 ms.
-    #[default]
-    Lan,
-    /// Neighbouring sites: round trips up to 20 ms.
-    Metro,
-    /// Regions: round trips up to 200 ms.
-    Geo,
-}
-
 /// What is logged, as in Salt.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -2,26 +2,38 @@
 //! is silent for as long as a call may take.
 
 use crate::mesh::message::{Channel, Numbered, Request, Response};
-use crate::mesh::{Mesh, MeshError};
+use crate::mesh::{DIAL_WITHIN, Mesh, MeshError};
 use bytes::Bytes;
 use saltern_wire::MasterId;
-use saltern_wire::io::{LinkReceiver, LinkSender};
+use saltern_wire::io::{Link, LinkReceiver, LinkSender};
 use saltern_wire::limits::PEER_MESSAGE_BYTES_MAX;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Questions that may wait to be sent on one connection. More means that the peer does not read.
 const QUEUE_MAX: usize = 4096;
 
+/// How long a silence gives a connection up: two round trips of the longest way that a profile bears, and some more.
+const SILENT_MS_MAX: u64 = 600;
+
 /// Asks one master over one channel.
 pub struct Caller {
     to: MasterId,
     channel: Channel,
-    connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
+    slot: tokio::sync::Mutex<Slot>,
+}
+
+/// The connection, and the dialling of the next one. Dialling goes on while nobody waits for it: over a long way it takes
+/// longer than a heartbeat may, and would never come to an end if every heartbeat began it anew.
+#[derive(Default)]
+struct Slot {
+    connection: Option<Arc<Connection>>,
+    dialling: Option<JoinHandle<Result<Link, MeshError>>>,
 }
 
 struct Connection {
@@ -29,6 +41,8 @@ struct Connection {
     waiting: Mutex<Waiting>,
     next: AtomicU64,
     heard: AtomicU64,
+    /// Milliseconds of calls in a row that brought nothing.
+    silent_ms: AtomicU64,
     closed: CancellationToken,
     _end: DropGuard,
 }
@@ -42,7 +56,7 @@ struct Waiting {
 impl Caller {
     /// For calls to `to`; nothing is dialled yet.
     pub fn new(to: MasterId, channel: Channel) -> Self {
-        Self { to, channel, connection: tokio::sync::Mutex::default() }
+        Self { to, channel, slot: tokio::sync::Mutex::default() }
     }
 
     /// Asks and waits for the reply, at most `within` for dialling and reply together.
@@ -68,9 +82,13 @@ impl Caller {
             () = &mut deadline => {
                 connection.forget(number);
                 // Nothing at all came back in the time of a whole call: frozen, or cut off without a reset. TCP would go on
-                // for minutes; a new connection finds out at once when the peer is back.
+                // for minutes; a new connection finds out at once when the peer is back. One short call says nothing,
+                // because the way may be longer than it.
                 if connection.heard.load(Ordering::Relaxed) == heard_before {
-                    connection.closed.cancel();
+                    let waited = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+                    if connection.silent_ms.fetch_add(waited, Ordering::Relaxed).saturating_add(waited) >= SILENT_MS_MAX {
+                        connection.closed.cancel();
+                    }
                 }
                 Err(unanswered(format!("no reply within {within:?}")))
             }
@@ -78,14 +96,21 @@ impl Caller {
     }
 
     async fn connected(&self, mesh: &Arc<Mesh>, within: Duration) -> Result<Arc<Connection>, MeshError> {
-        let mut slot = self.connection.lock().await;
-        if let Some(connection) = slot.as_ref().filter(|connection| !connection.closed.is_cancelled()) {
+        let mut slot = self.slot.lock().await;
+        if let Some(connection) = slot.connection.as_ref().filter(|connection| !connection.closed.is_cancelled()) {
             return Ok(Arc::clone(connection));
         }
-        *slot = None;
-        let link = mesh.open(self.to, self.channel, within).await?;
+        slot.connection = None;
+        let dialling = slot.dialling.get_or_insert_with(|| {
+            let (mesh, to, channel) = (Arc::clone(mesh), self.to, self.channel);
+            // It ends by itself, whether or not somebody still waits.
+            tokio::spawn(async move { mesh.open(to, channel, within.max(DIAL_WITHIN)).await })
+        });
+        let dialled = dialling.await;
+        slot.dialling = None;
+        let link = dialled.unwrap_or_else(|error| Err(self.unreachable(&format!("dialling ended early: {error}"))))?;
         let connection = Connection::start(link);
-        *slot = Some(Arc::clone(&connection));
+        slot.connection = Some(Arc::clone(&connection));
         Ok(connection)
     }
 
@@ -96,7 +121,7 @@ impl Caller {
 
 impl Connection {
     /// Starts the connection's two tasks. They end when it closes; dropping the last handle closes it.
-    fn start(link: saltern_wire::io::Link) -> Arc<Self> {
+    fn start(link: Link) -> Arc<Self> {
         let (outgoing, queue) = mpsc::channel(QUEUE_MAX);
         let closed = CancellationToken::new();
         let connection = Arc::new(Self {
@@ -104,6 +129,7 @@ impl Connection {
             waiting: Mutex::default(),
             next: AtomicU64::new(1),
             heard: AtomicU64::new(0),
+            silent_ms: AtomicU64::new(0),
             closed: closed.clone(),
             _end: closed.clone().drop_guard(),
         });
@@ -128,6 +154,7 @@ impl Connection {
 
     fn deliver(&self, reply: Numbered<Response>) {
         self.heard.fetch_add(1, Ordering::Relaxed);
+        self.silent_ms.store(0, Ordering::Relaxed);
         let waiter = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).replies.remove(&reply.number);
         if let Some(waiter) = waiter {
             let _ = waiter.send(reply.body);

@@ -1,5 +1,6 @@
 //! What masters say to each other. Raft's messages travel packed by [`crate::raft::types::pack`]: this file need not know them.
 
+use crate::regions::Way;
 use crate::space::Room;
 use bytes::Bytes;
 use saltern_store::command::{Applied, Proposal};
@@ -7,6 +8,7 @@ use saltern_wire::api::{Failure, JoinGrant};
 use saltern_wire::codec::Encoded;
 use saltern_wire::crypto::PublicKey;
 use saltern_wire::master::Endpoints;
+use saltern_wire::profile::Profile;
 use saltern_wire::{LogicalTime, MasterId, Revision};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -188,6 +190,12 @@ pub enum Response {
         /// The hash of its state at some of its newest entries: entry and hash, oldest first.
         #[serde(default)]
         checks: Vec<(u64, u64)>,
+        /// What it measured of its ways to the other masters.
+        #[serde(default)]
+        ways: Vec<Way>,
+        /// The profile that it runs with; absent if it has a timing of its own.
+        #[serde(default)]
+        runs: Option<Profile>,
     },
     /// Answer to presence.
     Presence(crate::presence::table::Heard),

@@ -27,6 +27,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+/// How long dialling may take at least. TCP's and TLS's handshakes are two round trips; the longest that a profile bears are
+/// 250 ms each, and a processor's share comes on top. Longer would be felt when a road that was cut is whole again.
+pub const DIAL_WITHIN: Duration = Duration::from_millis(700);
+
 /// How masters reach each other: TLS over TCP in production, simulated TCP in the simulation.
 #[async_trait::async_trait]
 pub trait MeshTransport: Send + Sync + 'static {

@@ -11,6 +11,7 @@ use crate::pki::{Credentials, tls};
 use crate::quarantine::{QUARANTINE_FILE, Quarantine, cause_of, tell_peers};
 use crate::raft::GroupConfig;
 use crate::raft::machine::DiskWork;
+use crate::regions::duty;
 use crate::space::require_writable;
 use saltern_pubsub::clock::{SystemClock, SystemEntropy};
 use saltern_pubsub::disk::SystemDisk;
@@ -21,6 +22,7 @@ use saltern_wire::LogicalTime;
 use saltern_wire::io::{Clock, Io};
 use saltern_wire::master::Endpoints;
 use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -91,6 +93,11 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
     let failure = tokio::select! {
         failure = node.failed() => Some(failure),
         () = asked_to_stop() => None,
+        profile = duty::turn_to_start(&node.truth) => {
+            tracing::info!(%profile, "the cluster has another profile: this process starts anew to run with it");
+            node.stop().await;
+            return Err(start_anew());
+        }
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     node.stop().await;
@@ -111,6 +118,20 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
         }
         Some(Failure::Corrupt(cause)) => Err(quarantine(&config, &credentials, &cause, remedy).await),
     }
+}
+
+/// Puts a new process in the place of this one: the same program, arguments, environment and process id, so that whoever
+/// watches over it notices nothing. Everything that was open is closed by it. Returns only if that fails.
+fn start_anew() -> Failed {
+    let mut arguments = std::env::args_os();
+    let mut command = std::process::Command::new("/proc/self/exe");
+    if let Some(name) = arguments.next() {
+        command.arg0(name);
+    }
+    let error = command.args(arguments).exec();
+    Failed::Core(format!(
+        "this master stopped to run with another profile, and does not start again by itself: {error}"
+    ))
 }
 
 /// Notes durably that this master's data cannot be trusted, once nothing of it runs any more.
@@ -179,6 +200,7 @@ fn node_config(config: &Config) -> NodeConfig {
             mesh: bind(config.mesh_port),
             api: bind(config.api_port),
         },
+        follows_profile: !config.is_own_timing,
         group: GroupConfig {
             heartbeat_ms: config.timing.heartbeat_ms,
             election_ms_min: config.timing.election_ms_min,

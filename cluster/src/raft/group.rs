@@ -14,6 +14,7 @@ use openraft::{ChangeMembers, Config, Instant as _, SnapshotPolicy};
 use saltern_store::Log;
 use saltern_store::command::Proposal;
 use saltern_wire::io::{Address, Clock};
+use saltern_wire::profile::Timing;
 use saltern_wire::{MasterId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -68,6 +69,12 @@ impl Default for GroupConfig {
 }
 
 impl GroupConfig {
+    /// Takes the timing of a profile.
+    pub fn follow(&mut self, timing: Timing) {
+        let Timing { heartbeat_ms, election_ms_min, election_ms_max } = timing;
+        *self = Self { heartbeat_ms, election_ms_min, election_ms_max, ..self.clone() };
+    }
+
     /// How long a contact to a majority counts: two elections.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.election_ms_max * 2)

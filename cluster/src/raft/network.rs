@@ -2,7 +2,7 @@
 //! snapshots on a third.
 
 use crate::mesh::message::{Channel, RaftCall, Request, Response};
-use crate::mesh::{Mesh, MeshError};
+use crate::mesh::{DIAL_WITHIN, Mesh, MeshError};
 use crate::raft::machine::Machine;
 use crate::raft::meters::Meters;
 use crate::raft::shipping::{ShipError, Shipment};
@@ -28,6 +28,7 @@ use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// Appends that are on their way at one time. Enough to keep a 200 ms road busy with full messages.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
@@ -64,7 +65,7 @@ impl RaftNetworkFactory<Types> for NetworkFactory {
             Err(error) => tracing::warn!(%to, %error, "the group holds an address that is none"),
         }
         let Self { mesh, machine, clock, meters } = self.clone();
-        Network { to, mesh, machine, clock, meters, stream: Mutex::new(None) }
+        Network { to, mesh, machine, clock, meters, stream: Mutex::new(None), dialling: None }
     }
 }
 
@@ -78,6 +79,9 @@ pub struct Network {
     /// Kept across append streams: openraft opens a new one after every probe.
     /// The mutex is never locked: it only makes the link shareable in type.
     stream: Mutex<Option<Link>>,
+    /// The next link, on its way. openraft gives a heartbeat up after one interval, and dialling over a long way takes longer:
+    /// what was begun for one heartbeat is there for the next.
+    dialling: Option<JoinHandle<Result<Link, MeshError>>>,
 }
 
 fn unreachable(error: &dyn std::error::Error) -> Unreachable<Types> {
@@ -105,6 +109,21 @@ fn stream_error(error: RPCError<Types>) -> StreamingError<Types> {
 }
 
 impl Network {
+    /// A link of its own for a stream. Cancel safe: dialling goes on, and the next call takes what it brings.
+    async fn dial(&mut self, within: Duration) -> Result<Link, RPCError<Types>> {
+        let dialling = self.dialling.get_or_insert_with(|| {
+            let (mesh, to) = (Arc::clone(&self.mesh), self.to);
+            // It ends by itself, whether or not somebody still waits.
+            tokio::spawn(async move { mesh.open(to, Channel::Replicate, within).await })
+        });
+        let dialled = dialling.await;
+        self.dialling = None;
+        match dialled {
+            Ok(link) => link.map_err(|error| call_error(&error)),
+            Err(error) => Err(broken(format!("dialling ended early: {error}")).into()),
+        }
+    }
+
     async fn call<Q, A>(&self, wrap: fn(Vec<u8>) -> RaftCall, rpc: &Q, within: Duration) -> Result<A, RPCError<Types>>
     where
         Q: Serialize + DeserializeOwned + Clone,
@@ -157,8 +176,8 @@ impl RaftNetworkV2<Types> for Network {
         Box::pin(async move {
             let pulse =
                 Pulse { clock: Arc::clone(&self.clock), meters: Arc::clone(&self.meters), beats: VecDeque::new() };
-            let slot = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
-            if slot.is_some() {
+            if self.stream.get_mut().unwrap_or_else(PoisonError::into_inner).is_some() {
+                let slot = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
                 let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, input, pulse));
                 return Ok(stream);
             }
@@ -168,8 +187,9 @@ impl RaftNetworkV2<Types> for Network {
                 let nothing: BoxStream<'s, _> = Box::pin(futures::stream::empty());
                 return Ok(nothing);
             };
-            let link = self.mesh.open(self.to, Channel::Replicate, option.hard_ttl() * 4).await;
-            *slot = Some(link.map_err(|error| call_error(&error))?);
+            let link = self.dial((option.hard_ttl() * 4).max(DIAL_WITHIN)).await?;
+            let slot = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
+            *slot = Some(link);
             let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, futures::stream::iter([first]).chain(input), pulse));
             Ok(stream)
         })

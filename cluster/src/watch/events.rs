@@ -215,7 +215,8 @@ fn directory_data(directory: &Signed<Directory>) -> Vec<(String, Value)> {
     let Ok(directory) = directory.peek() else { return Vec::new() };
     let version = (directory.generation, directory.version);
     let data = |master: &MasterRecord| {
-        let data = json!({ "id": master.id, "name": master.name, "state": master.state, "directory": version });
+        let data = json!({ "id": master.id, "name": master.name, "state": master.state, "region": master.region,
+            "zone": master.zone, "directory": version });
         (format!("salt/master/{}", master.name), data)
     };
     directory.masters.iter().map(data).collect()

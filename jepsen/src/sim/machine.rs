@@ -177,6 +177,7 @@ impl Master {
         let node_config = NodeConfig {
             data_dir: self.config.data_dir.clone(),
             bind: everywhere(&self.config.endpoints()),
+            follows_profile: false,
             group: GroupConfig {
                 snapshot_entries: SNAPSHOT_ENTRIES,
                 log_keep_entries: LOG_KEEP_ENTRIES,

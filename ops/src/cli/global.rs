@@ -47,6 +47,12 @@ pub struct Global {
     /// Believe the CA certificates in this PEM file
     #[arg(long, global = true, env = "SALTERN_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// Read only what a majority confirms to be current; without a quorum that fails (exit 75)
+    #[arg(long, global = true)]
+    pub consistent: bool,
+    /// Show of when an answer is: json and yaml are wrapped in what the API says of it, the rest gets a line on stderr
+    #[arg(long, global = true)]
+    pub as_of: bool,
     /// Repeat a write whose outcome was unknown: finds the first answer instead of writing twice
     #[arg(long, global = true, value_name = "HEX")]
     pub request_id: Option<RequestId>,
@@ -73,7 +79,9 @@ impl Global {
                 }
             });
         }
-        Ok(Client::new(servers, entropy, self.request_id))
+        let mut client = Client::new(servers, entropy, self.request_id);
+        client.set_consistent(self.consistent);
+        Ok(client)
     }
 
     /// What may help a caller who was denied: the kernel vouches for callers of a socket, a token for everybody else.

@@ -214,6 +214,9 @@ pub async fn main(cli: Cli, entropy: Arc<dyn Entropy>) -> u8 {
         Command::Asks(command) => match cli.global.client(entropy) {
             Ok(client) => {
                 let mut session = Session::new(client, screen);
+                if cli.global.as_of {
+                    session.show_as_of();
+                }
                 let end = command.run(&mut session).await;
                 screen = session.into_screen();
                 end

@@ -4,6 +4,7 @@ use super::CliError;
 use crate::client::Client;
 use crate::output::Screen;
 use saltern_wire::api::Answer;
+use serde_json::json;
 use std::io::{BufRead, IsTerminal};
 
 /// What a verb works with.
@@ -13,12 +14,18 @@ pub struct Session {
     /// The terminal.
     pub screen: Screen,
     warned: bool,
+    shows_as_of: bool,
 }
 
 impl Session {
     /// From its two halves.
     pub fn new(client: Client, screen: Screen) -> Self {
-        Self { client, screen, warned: false }
+        Self { client, screen, warned: false, shows_as_of: false }
+    }
+
+    /// Shows from now on of when each answer is.
+    pub fn show_as_of(&mut self) {
+        self.shows_as_of = true;
     }
 
     /// Gives the screen back for the last words.
@@ -34,6 +41,14 @@ impl Session {
             self.warned = true;
             let age = if stale_ms < 1_000 { "less than 1".to_owned() } else { (stale_ms / 1_000).to_string() };
             self.screen.warn(&format!("this answer is {age} s old: no quorum (asked {})", answer.master))?;
+        }
+        if self.shows_as_of {
+            let Answer { revision, as_of, stale_ms, master, .. } = &answer;
+            if self.screen.format().is_for_people() {
+                let age = stale_ms.map_or_else(|| "current".into(), |ms| format!("{} s old", ms / 1_000));
+                self.screen.note(&format!("as of {as_of}, revision {revision}, by {master}: {age}"))?;
+            }
+            self.screen.stamp(json!({ "revision": revision, "as_of": as_of, "stale_ms": stale_ms, "master": master }));
         }
         Ok(answer.value)
     }

@@ -149,17 +149,24 @@ pub struct Client {
     request: Option<RequestId>,
     /// How long an answer is waited for, if the operator said so.
     patience: Option<Duration>,
+    /// Whether every read is to be confirmed by a majority.
+    consistent: bool,
 }
 
 impl Client {
     /// A client of `servers`, tried in their order.
     pub fn new(servers: Vec<Server>, entropy: Arc<dyn Entropy>, request: Option<RequestId>) -> Self {
-        Self { servers, at: 0, revision: Revision(0), entropy, request, patience: None }
+        Self { servers, at: 0, revision: Revision(0), entropy, request, patience: None, consistent: false }
     }
 
     /// Tells every server from now on for how long an answer is waited for.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = Some(patience);
+    }
+
+    /// Asks every server from now on for answers that a majority confirms to be current.
+    pub fn set_consistent(&mut self, consistent: bool) {
+        self.consistent = consistent;
     }
 
     /// The server that answered last.
@@ -269,7 +276,8 @@ impl Client {
     fn target(&self, path: &str, parameters: &str) -> String {
         let mut target = path.to_owned();
         let revision = if self.revision > Revision(0) { format!("revision={}", self.revision) } else { String::new() };
-        for part in [parameters, &revision] {
+        let consistent = if self.consistent { "consistent=true" } else { "" };
+        for part in [parameters, &revision, consistent] {
             if !part.is_empty() {
                 target.push(if target.contains('?') { '&' } else { '?' });
                 target.push_str(part);

@@ -1,6 +1,8 @@
 //! The two streams of the program: data on stdout, everything else on stderr.
 
+use super::table::Table;
 use super::{ColorWhen, Format, Page, style};
+use saltern_wire::Value;
 use std::io::{self, Write};
 
 /// Where text goes.
@@ -10,6 +12,7 @@ pub struct Screen {
     color_out: bool,
     color_err: bool,
     format: Format,
+    stamp: Option<Value>,
 }
 
 impl Screen {
@@ -35,7 +38,13 @@ impl Screen {
         color_out: bool,
         color_err: bool,
     ) -> Self {
-        Self { out, err, color_out, color_err, format }
+        Self { out, err, color_out, color_err, format, stamp: None }
+    }
+
+    /// Wraps the documents of json and yaml from now on: `stamp`, an object that says of when they are, with the document as
+    /// its `value`.
+    pub fn stamp(&mut self, stamp: Value) {
+        self.stamp = Some(stamp);
     }
 
     /// The format of the data.
@@ -45,7 +54,10 @@ impl Screen {
 
     /// Writes a page to stdout.
     pub fn show(&mut self, page: &dyn Page) -> io::Result<()> {
-        let text = super::text(page, self.format);
+        let text = match (&self.stamp, self.format) {
+            (Some(stamp), Format::Json | Format::Yaml) => super::text(&Stamped { stamp, page }, self.format),
+            (Some(_), Format::Nested | Format::Ndjson | Format::Table) | (None, _) => super::text(page, self.format),
+        };
         self.data(&text)
     }
 
@@ -72,6 +84,30 @@ impl Screen {
     /// Writes to stderr what the operator has to answer, without ending the line.
     pub fn ask(&mut self, question: &str) -> io::Result<()> {
         put(&mut self.err, question, self.color_err)
+    }
+}
+
+/// A page with what is known of its freshness, as the API wraps it.
+struct Stamped<'a> {
+    stamp: &'a Value,
+    page: &'a dyn Page,
+}
+
+impl Page for Stamped<'_> {
+    fn document(&self) -> Value {
+        let mut document = self.stamp.clone();
+        if let Value::Object(map) = &mut document {
+            map.insert("value".into(), self.page.document());
+        }
+        document
+    }
+
+    fn nested(&self) -> String {
+        self.page.nested()
+    }
+
+    fn table(&self) -> Table {
+        self.page.table()
     }
 }
 

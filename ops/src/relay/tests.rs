@@ -1,3 +1,5 @@
+//! What goes through the relay, and when it arrives: over real connections on loopback.
+
 use super::*;
 use saltern_wire::io::Clock;
 use std::net::Ipv4Addr;

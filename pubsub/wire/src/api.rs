@@ -12,6 +12,7 @@
 //!   GET  /v1/mine?kind=&target=&function= Answer<Vec<MineEntry>>
 //!   GET  /v1/minions  /v1/minions/{id}   Answer<MinionList>, Answer<MinionView>
 //!   GET  /v1/cluster/status              Answer<ClusterStatus>
+//!   GET  /v1/cluster/forecast?lose=      Answer<Forecast>       (region:R, zone:Z or a name, comma separated)
 //!   POST /v1/cluster/join-token          JoinTokenRequest       → Answer<JoinTokenView>
 //!   POST /v1/cluster/join                JoinRequest            → Answer<JoinGrant>   (no bearer token: the join token proves)
 //!   POST /v1/cluster/export-keys         ExportKeys             → Answer<ExportedKeys>
@@ -24,8 +25,10 @@
 //! the HTTP status of [`FailureCode::status`]. Writes take the header `saltern-request` (a [`crate::RequestId`]): a retry
 //! under the same id finds the first answer. Any request takes the header `saltern-deadline-ms`: for how long the client waits.
 
+mod region;
 mod snapshot;
 
+pub use region::{Candidate, Forecast, Outlook, RoundTrip, TimingStatus};
 pub use snapshot::{BackupStatus, ExportKeys, ExportedKeys, Passphrase};
 
 use crate::crypto::{Fingerprint, PublicKey};
@@ -412,6 +415,9 @@ pub struct ClusterStatus {
     /// What the scheduled backups of the answering master came to, if it makes any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupStatus>,
+    /// The group's timing; absent from masters that do not say.
+    #[serde(default)]
+    pub timing: Option<TimingStatus>,
 }
 
 /// One member.
@@ -445,6 +451,9 @@ pub struct MemberStatus {
     /// Round trip from the answering master, in microseconds, if measured.
     #[serde(default)]
     pub round_trip_us: Option<u64>,
+    /// What is measured of the way from the answering master, over the last minutes.
+    #[serde(default)]
+    pub round_trip: Option<RoundTrip>,
     /// Sessions it holds, if it answers.
     #[serde(default)]
     pub minions: Option<u64>,

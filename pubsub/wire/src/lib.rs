@@ -4,6 +4,7 @@
 //!            ids, time, limits            the words
 //!   target · job · key · mine · event     the nouns
 //!   master · session · fanout · api       the conversations: master⇄minion, master→all minions, master⇄operator
+//!   profile                               how far apart masters may be
 //!   codec                                 {version, kind, body}: how all of them become bytes
 //!   crypto/{identity, handshake, seal}    who said it, and who may read it
 //!   archive                               a whole truth in one file: backups
@@ -36,6 +37,7 @@ pub mod level;
 pub mod limits;
 pub mod master;
 pub mod mine;
+pub mod profile;
 pub mod session;
 pub mod settings;
 pub mod target;

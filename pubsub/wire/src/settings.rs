@@ -1,6 +1,7 @@
 //! Settings that the truth depends on. They are replicated; YAML only seeds them at `saltern-master init`.
 
 use crate::level::LEVEL_FIRST;
+use crate::profile::{Profile, ProfileChoice};
 use serde::{Deserialize, Serialize};
 
 /// All replicated settings with their defaults. `saltern config set NAME VALUE` changes one.
@@ -27,6 +28,14 @@ pub struct Settings {
     pub auto_accept: bool,
     /// How fast a master sends a snapshot to another one at most, in MiB per second; 0 for as fast as it goes.
     pub snapshot_mib_per_second: u64,
+    /// How far apart the masters are: `auto`, `lan`, `metro` or `geo`.
+    pub profile: ProfileChoice,
+    /// What the profile came to. It follows `profile` and is not set by hand.
+    pub timing: Profile,
+    /// The region whose masters are to lead; empty for none.
+    pub preferred_region: String,
+    /// How long a master of that region has to be well before it is given the leadership, in seconds.
+    pub preferred_region_seconds: u64,
 }
 
 impl Default for Settings {
@@ -43,13 +52,17 @@ impl Default for Settings {
             auto_accept: false,
             // Half of what a gigabit network carries: the rest belongs to entries, jobs and heartbeats.
             snapshot_mib_per_second: 64,
+            profile: ProfileChoice::Auto,
+            timing: Profile::Lan,
+            preferred_region: String::new(),
+            preferred_region_seconds: 30,
         }
     }
 }
 
 /// Every setting in the order in which it is written, with the level that it came with. Append only: a setting that came with
 /// a later level is written only once it has another value than its default, which it cannot get before that level.
-const SINCE: [(&str, u32); 10] = [
+const SINCE: [(&str, u32); 14] = [
     ("keep_jobs_seconds", LEVEL_FIRST),
     ("job_ttl_ms", LEVEL_FIRST),
     ("pending_keys_max", LEVEL_FIRST),
@@ -60,6 +73,10 @@ const SINCE: [(&str, u32); 10] = [
     ("auth_max_stale_seconds", LEVEL_FIRST),
     ("auto_accept", LEVEL_FIRST),
     ("snapshot_mib_per_second", 2),
+    ("profile", 2),
+    ("timing", 2),
+    ("preferred_region", 2),
+    ("preferred_region_seconds", 2),
 ];
 
 /// Why a setting was not changed.
@@ -109,7 +126,12 @@ impl Settings {
         let known = all.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>().join(", ")).unwrap_or_default();
         let Some(slot) = all.get_mut(name) else { return Err(SettingError::Unknown { name: name.into(), known }) };
         *slot = value.clone();
-        serde_json::from_value(all).map_err(|error| refuse(&error))
+        let mut changed: Self = serde_json::from_value(all).map_err(|error| refuse(&error))?;
+        // A profile that was chosen is in force; one that is left to measuring stays what it came to so far.
+        if name == "profile" {
+            changed.timing = changed.profile.fixed().unwrap_or(changed.timing);
+        }
+        Ok(changed)
     }
 }
 
@@ -124,6 +146,10 @@ mod tests {
         assert_eq!(changed, Settings { job_ttl_ms: 5, ..Settings::default() });
         let unknown = Settings::default().with("jobttl", &json!(5)).expect_err("no such setting").to_string();
         assert!(unknown.contains("job_ttl_ms"), "{unknown}");
+        let geo = Settings::default().with("profile", &json!("geo")).expect("fits");
+        assert_eq!((geo.profile, geo.timing), (ProfileChoice::Geo, Profile::Geo), "a chosen profile is in force");
+        let auto = geo.with("profile", &json!("auto")).expect("fits");
+        assert_eq!((auto.profile, auto.timing), (ProfileChoice::Auto, Profile::Geo), "until something is measured");
         let wrong = Settings::default().with("job_ttl_ms", &json!("soon")).expect_err("no number").to_string();
         assert!(wrong.contains("soon"), "{wrong}");
     }

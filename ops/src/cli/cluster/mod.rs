@@ -1,5 +1,6 @@
 //! `saltern cluster …`: verbs over the masters, one family a file.
 
+mod forecast;
 mod keys;
 mod status;
 mod token;
@@ -27,6 +28,15 @@ pub enum ClusterCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Say what the loss of some masters would mean: quorum, leader, pause in writes, commit latency
+    #[command(
+        after_help = "Exit code 1 if writes would stop.\n\nExample:\n  saltern cluster forecast --lose region:eu -o table"
+    )]
+    Forecast {
+        /// region:NAME, zone:NAME or a master's name; repeatable, and several with commas
+        #[arg(long, value_name = "WHAT", value_delimiter = ',', required = true)]
+        lose: Vec<String>,
+    },
     /// Print a token with which a new master may join
     #[command(
         name = "join-token",
@@ -49,6 +59,7 @@ pub async fn run(command: ClusterCommand, session: &mut Session) -> Result<u8, C
         ClusterCommand::ExportKeys { file, passphrase_file, force } => {
             keys::run(file, passphrase_file, force, session).await
         }
+        ClusterCommand::Forecast { lose } => forecast::run(&lose, session).await,
         ClusterCommand::JoinToken { ttl, uses } => token::run(ttl, uses, session).await,
     }
 }

@@ -5,7 +5,7 @@ use crate::output::style::{self, BAD, HEAD, TEXT};
 use crate::output::table::Table;
 use crate::output::{Page, document, nested};
 use saltern_wire::Value;
-use saltern_wire::api::{BackupStatus, ClusterStatus, MemberStatus};
+use saltern_wire::api::{BackupStatus, ClusterStatus, MemberStatus, TimingStatus};
 use serde_json::json;
 
 /// Asks a master and shows its answer.
@@ -13,7 +13,11 @@ pub(super) async fn run(session: &mut Session) -> Result<u8, CliError> {
     let answer = session.client.get("/v1/cluster/status", "").await?;
     let master = answer.master.clone();
     let status: ClusterStatus = session.fresh(answer)?;
+    let unfit = status.timing.as_ref().and_then(|timing| timing.unfit.clone());
     session.screen.show(&Status { status, master })?;
+    if let Some(unfit) = unfit {
+        session.screen.warn(&unfit)?;
+    }
     Ok(0)
 }
 
@@ -44,9 +48,14 @@ fn known(figure: Option<u64>) -> String {
     figure.map(|figure| figure.to_string()).unwrap_or_default()
 }
 
+fn milliseconds(micros: u64) -> String {
+    format!("{}.{:02} ms", micros / 1_000, micros % 1_000 / 10)
+}
+
 fn round_trip(member: &MemberStatus) -> String {
-    match member.round_trip_us {
-        Some(micros) => format!("{}.{:02} ms", micros / 1_000, micros % 1_000 / 10),
+    // The last one says little: it may have met a busy moment.
+    match member.round_trip.map(|way| way.p50_us).or(member.round_trip_us) {
+        Some(micros) => milliseconds(micros),
         None => String::new(),
     }
 }
@@ -70,6 +79,8 @@ impl Page for Status {
             "CA fingerprint": status.ca_fingerprint,
             "minions": format!("{} connected, {} accepted", status.minions_connected, status.minions_accepted),
             "open jobs": status.jobs_open,
+            "profile": status.timing.as_ref().map_or_else(|| "not known".into(), profile),
+            "preferred region": preferred(status),
             "feature level": status.level,
             "directory": format!("generation {}, version {}", status.directory.0, status.directory.1),
             "answered by": self.master,
@@ -137,6 +148,19 @@ fn backup_of(backup: &BackupStatus) -> Value {
     })
 }
 
+/// The group's timing, and who does not run with it (yet).
+fn profile(timing: &TimingStatus) -> String {
+    let chosen = if timing.profile.fixed().is_none() { " (auto)" } else { "" };
+    let other =
+        if timing.other.is_empty() { String::new() } else { format!("; not yet on {}", timing.other.join(", ")) };
+    format!("{}{chosen}{other}", timing.timing)
+}
+
+fn preferred(status: &ClusterStatus) -> &str {
+    let region = status.timing.as_ref().map_or("", |timing| timing.preferred_region.as_str());
+    if region.is_empty() { "none" } else { region }
+}
+
 /// One member, what matters first.
 fn facts_of(member: &MemberStatus) -> Value {
     let or_unknown = |text: String| if text.is_empty() { "not known".to_owned() } else { text };
@@ -151,13 +175,14 @@ fn facts_of(member: &MemberStatus) -> Value {
             "api": member.endpoints.api,
         });
     }
+    let slowest = member.round_trip.map_or_else(String::new, |way| format!(" (p99 {})", milliseconds(way.p99_us)));
     json!({
         "role": member.role,
         "reachable": member.reachable,
         "state": member.state,
         "last index": or_unknown(known(member.last_log)),
         "lag": or_unknown(known(member.lag)),
-        "round trip": or_unknown(round_trip(member)),
+        "round trip": or_unknown(round_trip(member) + &slowest),
         "version": or_unknown(version(member)),
         "region": member.region,
         "zone": member.zone,
@@ -170,9 +195,11 @@ fn facts_of(member: &MemberStatus) -> Value {
 mod tests {
     use super::*;
     use crate::output::{Format, text};
+    use saltern_wire::api::RoundTrip;
     use saltern_wire::crypto::Fingerprint;
     use saltern_wire::io::Address;
     use saltern_wire::master::{Endpoints, MasterState};
+    use saltern_wire::profile::{Profile, ProfileChoice};
     use saltern_wire::{ClusterId, MasterId};
 
     fn member(name: &str, reachable: bool) -> MemberStatus {
@@ -190,6 +217,7 @@ mod tests {
             last_log: reachable.then_some(120),
             lag: reachable.then_some(0),
             round_trip_us: reachable.then_some(1_234),
+            round_trip: reachable.then_some(RoundTrip { p50_us: 1_230, p99_us: 9_876, count: 100 }),
             minions: reachable.then_some(8),
             version: reachable.then(|| "0.1.0".into()),
             level: reachable.then_some(2),
@@ -209,6 +237,13 @@ mod tests {
             minions_connected: 8,
             jobs_open: 0,
             directory: (1, 3),
+            timing: Some(TimingStatus {
+                profile: ProfileChoice::Auto,
+                timing: Profile::Geo,
+                other: vec!["m2".into()],
+                unfit: Some("too far".into()),
+                preferred_region: "eu".into(),
+            }),
             level: 2,
             backup: None,
         };
@@ -249,6 +284,7 @@ mod tests {
             order.iter().map(|part| nested.find(part).unwrap_or_else(|| panic!("{part}: {nested}"))).collect();
         assert!(at.is_sorted(), "{nested}");
 
+        assert!(nested.contains("geo (auto); not yet on m2") && nested.contains("1.23 ms (p99 9.87 ms)"), "{nested}");
         let expect = "\
 quorum: NO
 failure tolerance: 0
