@@ -23,8 +23,8 @@ const ROUND_TRIP: Duration = Duration::from_millis(100);
 /// so the test allows 30 ms more, and the bench measures.
 const COMMIT_MAX: Duration = Duration::from_millis(115 + 30);
 
-/// What must hold for the pause in writes, and what a busy machine adds.
-const GAP_MAX: Duration = Duration::from_millis(6_000 + 3_000);
+/// What a busy machine adds to what was foretold. On a quiet one nothing: the bench measures.
+const LATE: Duration = Duration::from_secs(3);
 
 /// The first region is 100 ms from the other two. Those are farther from each other than two heartbeats' worth of handshakes:
 /// what a leader of theirs dials takes longer than openraft waits for a heartbeat.
@@ -107,7 +107,7 @@ async fn a_cluster_over_three_regions_does_what_was_foretold() -> anyhow::Result
     }
 
     // A profile that does not fit is refused with the measured value and the one that fits.
-    let refused = world.saltern(&[1], &["config", "set", "profile", "lan"])?;
+    let refused = world.saltern(&[0], &["config", "set", "profile", "lan"])?;
     assert_eq!(refused.status.code(), Some(64), "{}", said(&refused));
     assert!(said(&refused).contains("set the profile geo"), "{}", said(&refused));
 
@@ -131,7 +131,8 @@ async fn a_cluster_over_three_regions_does_what_was_foretold() -> anyhow::Result
     // What would the loss of the leader's region mean? And what does it?
     let forecast = foretold(&world.cluster, "eu").await?;
     let (_, foretold_ms) = forecast.write_gap_ms.expect("two of three are a majority");
-    assert!(Duration::from_millis(foretold_ms) <= Duration::from_secs(6), "{forecast:?}");
+    let foretold_max = Duration::from_millis(foretold_ms);
+    assert!(foretold_max <= Duration::from_millis(6_500), "{forecast:?}");
     let candidates: Vec<_> = forecast.after.candidates.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(candidates, ["master-2", "master-3"]);
     let watch = Watch::start(world.cluster.client_of(&[1, 2]), clock.clone());
@@ -140,7 +141,7 @@ async fn a_cluster_over_three_regions_does_what_was_foretold() -> anyhow::Result
     watch.has_written(watch.written() + 10).await?;
     let gap = watch.end().await;
     println!("write gap {gap:?}, foretold {:?} ms; commit p50 {:?}", forecast.write_gap_ms, commits[7]);
-    assert!(gap <= GAP_MAX, "{gap:?}");
+    assert!(gap <= foretold_max + LATE, "{gap:?}");
     // Reads that a majority confirms, and a leader that stays while nothing is written: its heartbeats are heard.
     let led = world.cluster.client(1).get::<ClusterStatus>("/v1/cluster/status", "consistent=true").await?.value;
     tokio::time::sleep(Duration::from_secs(6)).await;

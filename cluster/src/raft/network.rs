@@ -39,6 +39,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// An append stream is given up when the peer acknowledges nothing for so long while something is in flight.
 const STREAM_SILENCE_MAX: Duration = Duration::from_secs(3);
 
+/// How long the peer may be silent on a connection that is kept although nobody waits for its answer any more: as long as
+/// dialling another one may take.
+const SILENCE_KEPT: Duration = DIAL_WITHIN;
+
 /// Makes a [`Network`] per peer.
 #[derive(Clone)]
 pub struct NetworkFactory {
@@ -78,7 +82,7 @@ pub struct Network {
     meters: Arc<Meters>,
     /// Kept across append streams: openraft opens a new one after every probe.
     /// The mutex is never locked: it only makes the link shareable in type.
-    stream: Mutex<Option<Link>>,
+    stream: Mutex<Option<Held>>,
     /// The next link, on its way. openraft gives a heartbeat up after one interval, and dialling over a long way takes longer:
     /// what was begun for one heartbeat is there for the next.
     dialling: Option<JoinHandle<Result<Link, MeshError>>>,
@@ -189,7 +193,7 @@ impl RaftNetworkV2<Types> for Network {
             };
             let link = self.dial((option.hard_ttl() * 4).max(DIAL_WITHIN)).await?;
             let slot = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
-            *slot = Some(link);
+            *slot = Some(Held { link, owed: 0, heard: self.clock.monotonic() });
             let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, futures::stream::iter([first]).chain(input), pulse));
             Ok(stream)
         })
@@ -241,15 +245,21 @@ impl RaftNetworkV2<Types> for Network {
 /// stream unless it broke, or requests were still on their way when one was refused: their results would answer nothing
 /// that anybody waits for.
 fn pipeline<'s, S>(
-    slot: &'s mut Option<Link>,
+    slot: &'s mut Option<Held>,
     input: S,
     pulse: Pulse,
 ) -> impl Stream<Item = Result<StreamAppendResult<Types>, RPCError<Types>>> + Send + 's
 where
     S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
 {
-    let link = slot.take();
-    let state = Pipeline { slot, link, input: Some(input), in_flight: 0, pulse };
+    let now = pulse.clock.monotonic();
+    let (link, owed, heard) = match slot.take() {
+        // Nothing is expected of it before the first request.
+        Some(Held { link, owed: 0, .. }) => (Some(link), 0, now),
+        Some(Held { link, owed, heard }) => (Some(link), owed, heard),
+        None => (None, 0, now),
+    };
+    let state = Pipeline { slot, link, owed, heard, sending: false, input: Some(input), in_flight: 0, pulse };
     futures::stream::unfold(state, |mut state| async move {
         let result = state.step().await?;
         Some((result, state))
@@ -257,13 +267,44 @@ where
 }
 
 struct Pipeline<'s, S> {
-    slot: &'s mut Option<Link>,
+    slot: &'s mut Option<Held>,
     link: Option<Link>,
+    /// Answers that are still to come to requests that nobody waits for any more.
+    owed: usize,
+    /// When something was heard, or nothing was expected.
+    heard: Duration,
+    /// Whether a request is half sent: nobody knows then how many answers will come.
+    sending: bool,
     /// `None` once it has ended.
     input: Option<S>,
     /// Requests that are on their way.
     in_flight: usize,
     pulse: Pulse,
+}
+
+impl<S> Drop for Pipeline<'_, S> {
+    /// openraft gives a heartbeat up after one interval. Its answer may still come, and the connection is good: over a long
+    /// way another one costs more than an interval, so that no heartbeat would ever be answered.
+    fn drop(&mut self) {
+        let silent = self.pulse.clock.monotonic().saturating_sub(self.heard);
+        let owed = self.owed + self.in_flight;
+        if let Some(link) = self.link.take()
+            && !self.sending
+            && silent <= SILENCE_KEPT
+            && owed <= APPENDS_IN_FLIGHT_MAX
+        {
+            *self.slot = Some(Held { link, owed, heard: self.heard });
+        }
+    }
+}
+
+/// A connection between two streams.
+struct Held {
+    link: Link,
+    /// Answers that are still to come to requests of the stream before.
+    owed: usize,
+    /// When something was heard, or nothing was expected.
+    heard: Duration,
 }
 
 /// Measures how long heartbeats take: requests without entries, whichever stream they travel in.
@@ -299,7 +340,8 @@ where
         loop {
             let may_send = self.input.is_some() && self.in_flight < APPENDS_IN_FLIGHT_MAX;
             if !may_send && self.in_flight == 0 {
-                *self.slot = self.link.take();
+                let (owed, heard) = (self.owed, self.heard);
+                *self.slot = self.link.take().map(|link| Held { link, owed, heard });
                 return None;
             }
             let link = self.link.as_mut()?;
@@ -307,6 +349,11 @@ where
             tokio::select! {
                 biased;
                 answer = receive(link), if waiting => {
+                    self.heard = self.pulse.clock.monotonic();
+                    if self.owed > 0 && answer.is_ok() {
+                        self.owed -= 1;
+                        continue;
+                    }
                     self.in_flight -= 1;
                     self.pulse.answered(answer.is_ok());
                     return Some(self.take_answer(answer));
@@ -314,7 +361,10 @@ where
                 request = next(&mut self.input), if may_send => match request {
                     None => self.input = None,
                     Some(request) => {
-                        if let Err(error) = link.sender.send(Bytes::from(pack(&request))).await {
+                        self.sending = true;
+                        let sent = link.sender.send(Bytes::from(pack(&request))).await;
+                        self.sending = false;
+                        if let Err(error) = sent {
                             self.link = None;
                             return Some(Err(RPCError::Unreachable(unreachable(&error))));
                         }

@@ -201,15 +201,17 @@ pub fn status(truth: &Truth, directory: &Directory) -> TimingStatus {
     }
 }
 
-/// Refuses a profile that does not fit what is measured between the masters of `directory`.
+/// Refuses a profile that does not fit what is measured between the masters of `directory`, or is faster and not known to.
 pub fn check_profile(truth: &Truth, directory: &Directory, profile: Profile) -> Result<(), timing::Unfit> {
     let name = |id: MasterId| crate::api::master_name(Some(directory), id);
-    timing::fits(profile, &truth.ways().pairs(truth.id()), &electorate(truth, directory), name)
+    let (pairs, current) = (truth.ways().pairs(truth.id()), truth.state().settings().timing);
+    timing::may_follow(profile, current, &pairs, &electorate(truth, directory), name)
 }
 
 /// The fastest profile that fits, for an operator who leaves it to measuring.
 pub fn measured_profile(truth: &Truth, directory: &Directory) -> Option<Profile> {
-    timing::measured(&truth.ways().pairs(truth.id()), &electorate(truth, directory))
+    let measured = timing::measured(&truth.ways().pairs(truth.id()), &electorate(truth, directory))?;
+    check_profile(truth, directory, measured).is_ok().then_some(measured)
 }
 
 /// The cluster as a forecast sees it.

@@ -40,6 +40,19 @@ pub enum Unfit {
         /// What would do.
         fitting: Profile,
     },
+    /// Nobody knows yet whether a faster profile would fit.
+    #[error(
+        "whether the profile {profile} fits is not known: the way between {one} and {other} was not measured often enough. Both \
+         have to answer for half a minute; try again then"
+    )]
+    Unmeasured {
+        /// What was to be.
+        profile: Profile,
+        /// One end of the way, by name.
+        one: String,
+        /// The other.
+        other: String,
+    },
     /// A way is longer than any profile bears.
     #[error(
         "one in a hundred round trips between {one} and {other} takes more than {}, and no profile bears more than {} ms: \
@@ -89,6 +102,27 @@ pub fn fits(
         Some(fitting) if fitting <= profile => Ok(()),
         Some(fitting) => Err(Unfit::Profile { profile, one, other, p99_us, fitting }),
         None => Err(Unfit::Every { one, other, p99_us }),
+    }
+}
+
+/// Whether `profile` may take the place of `current`: it fits, and if it is the faster one, every way between `members` was
+/// measured. Too slow a timing costs a longer pause; too fast a one costs elections without end.
+pub fn may_follow(
+    profile: Profile,
+    current: Profile,
+    pairs: &BTreeMap<(MasterId, MasterId), RoundTrip>,
+    members: &BTreeSet<MasterId>,
+    name: impl Fn(MasterId) -> String,
+) -> Result<(), Unfit> {
+    fits(profile, pairs, members, &name)?;
+    if profile >= current {
+        return Ok(());
+    }
+    let measured = |ends: (MasterId, MasterId)| pairs.get(&ends).is_some_and(|way| way.count >= SAMPLES_MIN);
+    let ways = members.iter().flat_map(|one| members.range(one..).skip(1).map(move |other| (*one, *other)));
+    match ways.into_iter().find(|ends| !measured(*ends)) {
+        Some((one, other)) => Err(Unfit::Unmeasured { profile, one: name(one), other: name(other) }),
+        None => Ok(()),
     }
 }
 
@@ -165,6 +199,18 @@ mod tests {
         let pairs = world(&[(1, 2, way(1, 120))]);
         assert_eq!(measured(&pairs, &members(&[1, 2])), Some(Profile::Lan));
         assert!(fits(Profile::Lan, &pairs, &members(&[1, 2]), name).is_err());
+    }
+
+    #[test]
+    fn a_faster_profile_has_to_be_known_to_fit_and_a_slower_one_need_not() {
+        let known = world(&[(1, 2, way(1, 2)), (1, 3, way(1, 2)), (2, 3, way(1, 2))]);
+        let unknown = world(&[(1, 2, way(1, 2)), (1, 3, way(1, 2))]);
+        let may = |pairs, profile, current| may_follow(profile, current, pairs, &members(&[1, 2, 3]), name);
+        assert_eq!(may(&known, Profile::Lan, Profile::Geo), Ok(()));
+        let refused = may(&unknown, Profile::Lan, Profile::Geo).expect_err("nobody knows").to_string();
+        assert!(refused.contains("between m2 and m3 was not measured often enough"), "{refused}");
+        assert_eq!(may(&unknown, Profile::Geo, Profile::Lan), Ok(()));
+        assert_eq!(may(&unknown, Profile::Lan, Profile::Lan), Ok(()));
     }
 
     #[test]
