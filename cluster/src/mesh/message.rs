@@ -268,6 +268,8 @@ mod tests {
             room: None,
             level: saltern_wire::level::LEVEL,
             checks: vec![(1, 2)],
+            ways: Vec::new(),
+            runs: None,
         };
         let bytes = saltern_wire::encode(&Numbered { number: 1, deadline_ms: None, body });
         let read: Numbered<FirstResponse> = saltern_wire::decode(&bytes).expect("a later master's words");
