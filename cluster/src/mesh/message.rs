@@ -243,7 +243,7 @@ mod tests {
     }
 
     impl Encoded for Numbered<FirstResponse> {
-        const KIND: u8 = 82;
+        const KIND: u8 = <Numbered<Response> as Encoded>::KIND;
     }
 
     #[test]

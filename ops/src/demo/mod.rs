@@ -32,7 +32,7 @@ const REGIONS_TIMEOUT: Duration = Duration::from_secs(100);
 /// What the demo may be told.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 #[command(
-    after_help = "Examples:\n  saltern demo --masters 3 --minions 8 --once\n  saltern demo --regions eu,us,ap --rtt 80,150,220 --once"
+    after_help = "Example:\n  saltern demo --masters 3 --minions 8 --once\n  saltern demo --regions eu,us,ap --rtt 80,150,220 --once"
 )]
 pub struct DemoArguments {
     /// Masters to start
