@@ -44,11 +44,13 @@ pub enum SnapshotCommand {
         force: bool,
     },
     /// Show what an archive is: its cluster, its point in the log, how much it holds. Reads the file, asks nobody
+    #[command(after_help = "Example:\n  saltern snapshot inspect /media/safe/saltern.snapshot")]
     Inspect {
         /// The file
         file: PathBuf,
     },
     /// Check every byte of an archive, and say which are wrong. Reads the file, asks nobody. Exit 0: whole, 65: not
+    #[command(after_help = "Example:\n  saltern snapshot verify /media/safe/saltern.snapshot")]
     Verify {
         /// The file
         file: PathBuf,
