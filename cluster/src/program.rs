@@ -12,7 +12,7 @@ mod run;
 
 use crate::config::{Config, ConfigError};
 use crate::founding::{self, FoundingError, JoinError, RejoinError};
-use crate::node::StartError;
+use crate::node::{Node, StartError};
 use crate::pki;
 use crate::quarantine::EXIT_CORRUPT;
 use crate::space::{DiskFault, EXIT_DISK};
@@ -140,7 +140,13 @@ impl Failed {
 
 /// Runs one command to its end and gives its exit code.
 pub async fn main_of(arguments: Arguments) -> u8 {
-    match carry_out(arguments).await {
+    main_beside(arguments, |_| ()).await
+}
+
+/// The same, with something that begins beside a master that `run` has started: the load of a benchmark, which would measure
+/// its own way to the master if it came from outside.
+pub async fn main_beside(arguments: Arguments, beside: impl FnOnce(&Node)) -> u8 {
+    match carry_out(arguments, beside).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("saltern-master: {error}");
@@ -149,7 +155,7 @@ pub async fn main_of(arguments: Arguments) -> u8 {
     }
 }
 
-async fn carry_out(arguments: Arguments) -> Result<u8, Failed> {
+async fn carry_out(arguments: Arguments, beside: impl FnOnce(&Node)) -> Result<u8, Failed> {
     let uname = rustix::system::uname();
     let config = Config::load(&arguments.flags, std::env::vars(), &uname.nodename().to_string_lossy())?;
     match arguments.command {
@@ -163,7 +169,7 @@ async fn carry_out(arguments: Arguments) -> Result<u8, Failed> {
         }
         MasterCommand::Run => {
             let _claim = Claim::take(&config.data_dir)?;
-            run::run(config, &arguments.flags.with_command("rejoin")).await.map(|()| 0)
+            run::run(config, &arguments.flags.with_command("rejoin"), beside).await.map(|()| 0)
         }
         MasterCommand::Rejoin { force } => {
             let _claim = Claim::take(&config.data_dir)?;

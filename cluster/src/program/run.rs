@@ -55,8 +55,9 @@ fn end_on_panic() {
     }));
 }
 
-/// Runs a master until it is asked to stop or cannot go on. `remedy` is what brings it back if its data cannot be trusted.
-pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
+/// Runs a master until it is asked to stop or cannot go on. `remedy` is what brings it back if its data cannot be trusted;
+/// `beside` begins once it runs.
+pub async fn run(config: Config, remedy: &str, beside: impl FnOnce(&Node)) -> Result<(), Failed> {
     start_logging(&config);
     end_on_panic();
     let credentials = Arc::new(Credentials::load(&SystemDisk, &config.data_dir)?);
@@ -88,6 +89,7 @@ pub async fn run(config: Config, remedy: &str) -> Result<(), Failed> {
     let token = token.map_err(|source| Failed::File { path: config.api_token_file.display().to_string(), source })?;
     let schedule = config.backup.clone().map(|plan| Schedule::start(plan, &node));
     Api::new(&node, token, Some(gate), schedule).serve(unix, tcp, &node)?;
+    beside(&node);
     // Outside systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let failure = tokio::select! {

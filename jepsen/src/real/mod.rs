@@ -154,6 +154,7 @@ fn plan(wish: &Wish, folder: &Path) -> Plan {
         master_extra: wish.master_extra.clone(),
         minion_extra: wish.minion_extra.clone(),
         environment: faults::environment(),
+        ..Plan::default()
     }
 }
 

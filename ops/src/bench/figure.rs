@@ -16,12 +16,24 @@ pub struct Figure {
     pub unit: &'static str,
     /// Load average over the last minute.
     pub load: f64,
+    /// Whose it is, if it is not ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<&'static str>,
+    /// How many times as much ours is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<f64>,
 }
 
 impl Figure {
     /// A figure of now.
     pub fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        Self { name: name.into(), value, unit, load: load() }
+        Self { name: name.into(), value, unit, load: load(), peer: None, ratio: None }
+    }
+
+    /// The same of `peer`; `ours` is what we reached in the same run.
+    pub fn of_peer(self, peer: &'static str, ours: f64) -> Self {
+        let ratio = (self.value > 0.0).then(|| ours / self.value);
+        Self { peer: Some(peer), ratio, ..self }
     }
 
     /// A time in seconds.
@@ -38,7 +50,11 @@ impl Figure {
     pub fn print(&self, output: Output) {
         match output {
             Output::Json => println!("{}", serde_json::to_string(self).unwrap_or_default()),
-            Output::Table => println!("{:<34} {:>12.2} {:<10} load {:.1}", self.name, self.value, self.unit, self.load),
+            Output::Table => {
+                let peer = self.peer.map(|peer| format!("  {peer}, ours × {:.2}", self.ratio.unwrap_or(f64::NAN)));
+                let (name, value, unit, load) = (&self.name, self.value, self.unit, self.load);
+                println!("{name:<34} {value:>12.2} {unit:<10} load {load:.1}{}", peer.unwrap_or_default());
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   figure ── name, value, unit, load        one JSON object a line with -o json
 //!   run    ── brings a cluster up, measures one thing after the other, one figure a measurement
+//!   raft   ── `ops/bench raft`: the replicated core alone
 //! ```
 //!
 //! **Invariants.** A figure is what was measured in this run; the load average of the machine stands beside it. Nothing here is
@@ -10,6 +11,7 @@
 
 pub mod figure;
 pub mod gaps;
+pub mod raft;
 pub mod work;
 
 use crate::fleet::Plan;
@@ -22,12 +24,22 @@ use saltern_wire::io::Clock;
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "saltern-bench", version, about = "Prints the figures of this machine")]
 pub struct Arguments {
+    /// Without one: a whole cluster with minions
+    #[command(subcommand)]
+    pub what: Option<What>,
     /// How figures are written
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
     /// Rounds of each gap measurement
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
     pub rounds: u32,
+}
+
+/// What is measured instead of a whole cluster.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum What {
+    /// The replicated core: three members, real files, real syncs
+    Raft(raft::Arguments),
 }
 
 /// How figures are written.
@@ -44,6 +56,9 @@ pub const MINIONS: usize = 8;
 
 /// Measures everything, writing each figure as it is known.
 pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if let Some(What::Raft(arguments)) = &arguments.what {
+        return raft::run(arguments).await;
+    }
     let folder = tempfile::Builder::new().prefix("saltern-bench-").tempdir()?;
     let clock = SystemClock::new();
     let put = |figure: Figure| figure.print(arguments.output);

@@ -58,6 +58,8 @@ pub struct Plan {
     pub minion_extra: String,
     /// Environment variables of every member; [`FOLDER_PLACEHOLDER`] in a value becomes the member's folder.
     pub environment: Environment,
+    /// What the members run; what stands beside this program if it is not said.
+    pub programs: Option<Binaries>,
 }
 
 impl Plan {
@@ -170,7 +172,7 @@ pub struct Fleet {
 impl Fleet {
     /// Lays out the folders and picks addresses and ports; nothing is started.
     pub fn lay_out(plan: Plan) -> Result<Self, FleetError> {
-        let binaries = Binaries::find()?;
+        let binaries = plan.programs.clone().map_or_else(Binaries::find, Ok)?;
         let network = ports::network_of(std::process::id(), FLEETS.fetch_add(1, Ordering::Relaxed));
         let ports = Ports::pick(network, plan.masters)?;
         let regions = if plan.regions.is_empty() { vec!["local".to_owned()] } else { plan.regions.clone() };

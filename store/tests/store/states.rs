@@ -199,6 +199,31 @@ fn parts_of_two_answers_never_mix() {
 }
 
 #[test]
+fn pieces_from_before_a_restart_go_with_the_answer_that_wins() {
+    // Whose answers lack pieces is known in memory: a reopened state knows it as well as one that was never closed.
+    let run = |reopened: bool| {
+        let bench = Bench::memory();
+        let mut world = World::new(&bench);
+        world.enrol(&["a", "b", "c"]);
+        let jid = world.open(0, &[1, 2, 3]);
+        let large = parts(jid, &outcome(&"1".repeat(2 * RETURN_PART_BYTES_MAX), true));
+        for ordinal in [1, 3] {
+            world.run(record(ordinal, large[..2].to_vec())).unwrap();
+        }
+        world.run(record(2, large.clone())).unwrap();
+        if reopened {
+            drop(world.state);
+            world.state = bench.state();
+        }
+        world.run(record(1, parts(jid, &outcome("short", true)))).unwrap();
+        world.run(record(3, large[2..].to_vec())).unwrap();
+        assert!(world.state.open_jobs().is_empty());
+        digest(&world.state)
+    };
+    assert_eq!(run(true), run(false));
+}
+
+#[test]
 fn a_return_that_cannot_be_used_settles_the_minion_with_the_reason() {
     let mut world = World::new(&Bench::memory());
     world.enrol(&["a", "b", "c", "d"]);
