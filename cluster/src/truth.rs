@@ -17,20 +17,24 @@
 mod attempts;
 mod confirm;
 mod contact;
+mod lanes;
+mod room;
 mod sameness;
 mod ways;
 
 use crate::mesh::Mesh;
 use crate::mesh::message::{ProposeRefusal, Proposed};
 use crate::quarantine::Quarantines;
-use crate::raft::{Group, GroupError, LeaderState};
+use crate::raft::{Group, GroupError, LeaderState, Leading};
 use crate::regions::{Way, Ways};
-use crate::space::{Level, Room, Space, bears, deciding};
+use crate::space::{Level, Room, Space};
 use crate::stamper::{Stamper, median};
-use crate::witness::{Reason, Witness};
-use attempts::{Attempts, BULK_FORWARDED_MAX};
+use crate::witness::Witness;
+use attempts::Attempts;
 use confirm::Confirmations;
 use contact::Contact;
+use lanes::Lanes;
+use room::DecidingLevel;
 use saltern_store::command::{Applied, Command, Proposal};
 use saltern_store::{AppliedEntry, Check, State};
 use saltern_wire::io::{Clock, Entropy, draw};
@@ -40,19 +44,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 
 /// How long a proposal may take, retries included, before its outcome is called unknown.
 pub const PROPOSE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Bulk entries on their way at one time at the leader: control never waits behind more.
-const BULK_IN_FLIGHT_MAX: usize = 8;
-
-/// Control entries on their way at one time; more are refused as busy.
-const CONTROL_IN_FLIGHT_MAX: usize = 1024;
-
-/// Bulk proposals that may wait for their turn; more are refused as busy.
-const BULK_WAITING_MAX: usize = 1024;
 
 /// Looks at the masters' clocks that a fresh leader takes before its first stamp: two seconds in all.
 const CLOCK_SETTLE_POLLS: usize = 100;
@@ -184,11 +179,8 @@ struct Inner {
     probes: Mutex<BTreeMap<MasterId, Probed>>,
     ways: Mutex<Ways>,
     quarantines: Quarantines,
-    control: Semaphore,
-    bulk: Semaphore,
-    bulk_waiting: Semaphore,
-    /// Places for bulk proposals on the way to the leader.
-    forwarded: Semaphore,
+    lanes: Lanes,
+    room: Mutex<DecidingLevel>,
     confirmations: Confirmations,
     witness: Arc<Witness>,
     /// The newest entry at which masters differ and no majority tells who is right; 0 for none.
@@ -217,10 +209,8 @@ impl Truth {
             probes: Mutex::default(),
             ways: Mutex::default(),
             quarantines: Quarantines::default(),
-            control: Semaphore::new(CONTROL_IN_FLIGHT_MAX),
-            bulk: Semaphore::new(BULK_IN_FLIGHT_MAX),
-            bulk_waiting: Semaphore::new(BULK_WAITING_MAX),
-            forwarded: Semaphore::new(BULK_FORWARDED_MAX),
+            lanes: Lanes::default(),
+            room: Mutex::default(),
             confirmations: Confirmations::default(),
             witness,
             split: AtomicU64::new(0),
@@ -263,13 +253,6 @@ impl Truth {
         probes.get(&master).filter(|probed| probed.reachable)?.room.clone()
     }
 
-    /// The room that decides over what this leader takes.
-    fn deciding_room(&self, leader: &LeaderState) -> Room {
-        let own = self.space().room();
-        let room = |id: &MasterId| if *id == self.0.id { Some(own.clone()) } else { self.room_of(*id) };
-        deciding(own.clone(), leader.voters.iter().map(room).collect())
-    }
-
     /// Masters that said that their data cannot be trusted.
     pub fn quarantines(&self) -> &Quarantines {
         &self.0.quarantines
@@ -303,10 +286,9 @@ impl Truth {
         };
         let proposal = Proposal { request, by: self.0.id, stamp: LogicalTime::ZERO, command };
         // A master that takes no more entries would never apply this one: another one may.
-        let room = self.space().room();
-        if room.level() == Level::Spent {
+        if self.space().level() == Level::Spent {
             self.space().count_refusal();
-            return Err(ProposeError::NoRoom(Box::new(room)));
+            return Err(ProposeError::NoRoom(Box::new(self.space().room())));
         }
         let deadline = self.0.clock.monotonic() + within.min(PROPOSE_TIMEOUT);
         let proposed = Attempts { truth: self, lane, deadline }.run(proposal).await?;
@@ -323,27 +305,17 @@ impl Truth {
         lane: Lane,
         within: Duration,
     ) -> Result<Proposed, ProposeRefusal> {
-        let leader = self.0.group.leader_state();
-        if !leader.is_self {
-            return Err(ProposeRefusal::NotLeader(leader.leader));
+        let leading = self.0.group.leading();
+        if !leading.is_self {
+            return Err(ProposeRefusal::NotLeader(leading.leader));
         }
         if let Err(refused) = proposal.command.require_level(self.state().level()) {
             return Ok(Proposed { revision: self.revision(), time: self.state().time(), applied: Err(refused) });
         }
-        let room = self.deciding_room(&leader);
-        if room.level() > bears(&proposal.command) {
-            self.space().count_refusal();
-            return Err(ProposeRefusal::NoRoom(Box::new(room)));
-        }
+        self.require_room(&proposal.command)?;
         let deadline = self.0.clock.monotonic() + within.min(PROPOSE_TIMEOUT);
-        let _permit = match tokio::time::timeout(within, self.turn(lane)).await {
-            Ok(permit) => permit?,
-            Err(_) => {
-                self.0.witness.expire(crate::witness::Queue::Lane);
-                return Err(ProposeRefusal::Busy);
-            }
-        };
-        if !self.leads_with_quorum(&self.0.group.leader_state()) {
+        let _permit = self.turn(lane, within).await?;
+        if !self.leads_with_quorum(self.0.group.leading()) {
             return Err(ProposeRefusal::NoQuorum);
         }
         self.settle_clock().await;
@@ -367,29 +339,8 @@ impl Truth {
         }
     }
 
-    /// A place in a lane: control has many and never waits, bulk has few and waits for one of them.
-    async fn turn(&self, lane: Lane) -> Result<SemaphorePermit<'_>, ProposeRefusal> {
-        let busy = |reason| {
-            self.0.witness.refuse(reason);
-            ProposeRefusal::Busy
-        };
-        match lane {
-            Lane::Control => self.0.control.try_acquire().map_err(|_| busy(Reason::ControlLane)),
-            Lane::Bulk => {
-                let _waiting = self.0.bulk_waiting.try_acquire().map_err(|_| busy(Reason::BulkLane))?;
-                self.0.bulk.acquire().await.map_err(|_| ProposeRefusal::Busy)
-            }
-        }
-    }
-
-    /// Proposals that have a place in a lane now: control, bulk.
-    pub fn lanes(&self) -> (usize, usize) {
-        let taken = |all: usize, lane: &Semaphore| all.saturating_sub(lane.available_permits());
-        (taken(CONTROL_IN_FLIGHT_MAX, &self.0.control), taken(BULK_IN_FLIGHT_MAX, &self.0.bulk))
-    }
-
-    fn leads_with_quorum(&self, leader: &LeaderState) -> bool {
-        leader.is_self && leader.quorum_age.is_some_and(|age| age < self.lease())
+    fn leads_with_quorum(&self, leading: Leading) -> bool {
+        leading.is_self && leading.quorum_age.is_some_and(|age| age < self.lease())
     }
 
     /// How long a contact to a majority counts: two elections.
@@ -419,6 +370,10 @@ impl Truth {
 
     /// Waits until `revision` is applied here. `Unknown` if that does not happen within `within`.
     pub async fn reach(&self, revision: Revision, within: Duration) -> Result<(), ProposeError> {
+        // A leader has applied what it answers.
+        if self.revision() >= revision {
+            return Ok(());
+        }
         let mut applied = self.applied();
         let reached = tokio::time::timeout(within, applied.wait_for(|index| *index >= revision.0)).await;
         match reached {
@@ -432,7 +387,7 @@ impl Truth {
     pub fn quorum(&self) -> Quorum {
         let state = self.0.group.leader_state();
         let heard = *self.0.group.heard().borrow();
-        let (now, heard_ago) = (self.0.clock.monotonic(), self.quorum_age(&state));
+        let (now, heard_ago) = (self.0.clock.monotonic(), self.quorum_age(self.0.group.leading()));
         let contact = heard_ago < self.lease();
         let age = self.contact().age(now, heard_ago, self.lease(), (!state.is_self).then_some(heard.since));
         let fresh = age < self.lease();
@@ -441,11 +396,11 @@ impl Truth {
     }
 
     /// How long ago a majority was heard; since the start, if it never was.
-    fn quorum_age(&self, state: &LeaderState) -> Duration {
+    fn quorum_age(&self, leading: Leading) -> Duration {
         let now = self.0.clock.monotonic();
         let since_start = now.saturating_sub(self.0.started);
-        if state.is_self {
-            return state.quorum_age.unwrap_or(since_start);
+        if leading.is_self {
+            return leading.quorum_age.unwrap_or(since_start);
         }
         let heard = self.0.group.heard().borrow().at;
         let age = now.saturating_sub(heard.max(self.0.started));
@@ -454,7 +409,7 @@ impl Truth {
 
     /// Whether there has been no contact to a majority for so long that waiting for an election would be in vain.
     fn is_lost(&self) -> bool {
-        self.quorum_age(&self.0.group.leader_state()) > self.patience()
+        self.quorum_age(self.0.group.leading()) > self.patience()
     }
 
     /// The group, with what probes brought.

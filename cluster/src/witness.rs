@@ -63,6 +63,8 @@ pub enum Reason {
     ControlLane,
     /// Too many proposals of the bulk lane.
     BulkLane,
+    /// A bulk proposal while the engine lets writes wait.
+    WriteStall,
     /// A proposal without a majority to take it.
     NoQuorum,
     /// A master that is neither in the directory nor in the group.
@@ -81,7 +83,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::InboxRoom,
         Self::SessionCalls,
         Self::SessionRate,
@@ -94,6 +96,7 @@ impl Reason {
         Self::Handshakes,
         Self::ControlLane,
         Self::BulkLane,
+        Self::WriteStall,
         Self::NoQuorum,
         Self::MeshStranger,
         Self::MeshMalformed,
@@ -118,6 +121,7 @@ impl Reason {
             Self::Handshakes => "handshakes",
             Self::ControlLane => "control_lane",
             Self::BulkLane => "bulk_lane",
+            Self::WriteStall => "write_stall",
             Self::NoQuorum => "no_quorum",
             Self::MeshStranger => "mesh_stranger",
             Self::MeshMalformed => "mesh_malformed",

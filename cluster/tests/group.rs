@@ -1,4 +1,5 @@
-//! Raft's messages that the library's defaults would leave unsent: leadership is handed over, and an isolated member disturbs nobody.
+//! Raft's messages that the library's defaults would leave unsent: leadership is handed over, and an isolated member disturbs
+//! nobody. And the lanes of a leader: control goes before bulk.
 
 use saltern_cluster::mesh::message::{Request, Response};
 use saltern_cluster::mesh::server::{MeshService, Unfit, serve};
@@ -8,12 +9,14 @@ use saltern_cluster::raft::machine::{DiskWork, Machine};
 use saltern_cluster::raft::service::RaftService;
 use saltern_cluster::raft::{Group, GroupConfig, GroupError, LeaderState};
 use saltern_cluster::space::Space;
-use saltern_pubsub::clock::SystemClock;
-use saltern_store::command::{Command, Proposal};
+use saltern_cluster::truth::{Lane, ProposeError, Truth};
+use saltern_pubsub::clock::{SystemClock, SystemEntropy};
+use saltern_store::command::{Command, MineCommand, Proposal};
 use saltern_store::kv::memory::MemoryEngine;
 use saltern_store::{FlushBy, Log, Snapshots, Soundness, State};
 use saltern_wire::io::{Address, Link, TransportError};
-use saltern_wire::{LogicalTime, MasterId};
+use saltern_wire::mine::{MineReport, MineStamp};
+use saltern_wire::{LogicalTime, MasterId, Ordinal, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -136,6 +139,10 @@ fn address(id: MasterId) -> Address {
 }
 
 async fn member(id: MasterId, net: &Arc<Net>, tasks: &TaskTracker) -> Group {
+    member_with_mesh(id, net, tasks).await.0
+}
+
+async fn member_with_mesh(id: MasterId, net: &Arc<Net>, tasks: &TaskTracker) -> (Group, Arc<Mesh>) {
     let engine = Arc::new(MemoryEngine::new());
     let log = Log::open(&*engine, Path::new("/log"), FlushBy::Caller, Soundness::new()).expect("a new log");
     let state = State::open(engine.clone(), Path::new("/state"), Soundness::new()).expect("a new state");
@@ -147,10 +154,10 @@ async fn member(id: MasterId, net: &Arc<Net>, tasks: &TaskTracker) -> Group {
     let config =
         GroupConfig { heartbeat_ms: 100, election_ms_min: 500, election_ms_max: 700, ..GroupConfig::default() };
     let clock = Arc::new(SystemClock::new());
-    let (group, raft) = Group::start(id, config, mesh, log, machine, clock).await.expect("it starts");
+    let (group, raft) = Group::start(id, config, Arc::clone(&mesh), log, machine, clock).await.expect("it starts");
     let service: Arc<dyn MeshService> = Arc::new(OnlyRaft(raft));
     serve(&*transport, &address(id), service, tasks, CancellationToken::new()).await.expect("it listens");
-    group
+    (group, mesh)
 }
 
 async fn until(group: &Group, what: &str, met: impl Fn(&LeaderState) -> bool) -> LeaderState {
@@ -233,4 +240,47 @@ async fn a_member_that_was_cut_off_does_not_disturb_the_leader_when_it_is_back()
     assert_eq!(back.term, before.term, "it asked before it voted for itself, and was told no");
     assert_eq!(groups[0].leader_state().leader, Some(MasterId(1)), "the leader leads on");
     write(&groups[0]).await;
+}
+
+/// Proposals of the flood below: many times what may be under way at one time.
+const FLOOD: usize = 120;
+
+/// Bytes of each: as many as an entry of the bulk lane may have.
+const FLOOD_BYTES: usize = 200 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_does_not_wait_for_a_flood_of_returns() {
+    let (net, tasks, id) = (Arc::new(Net::default()), TaskTracker::new(), MasterId(1));
+    let (group, mesh) = member_with_mesh(id, &net, &tasks).await;
+    group.found(id, &address(id)).await.expect("the only member");
+    until(&group, "a leader", |state| state.is_self).await;
+    let truth = Truth::new(id, group, mesh, Arc::new(SystemClock::new()), Arc::new(SystemEntropy));
+    truth.propose(Lane::Control, Command::Tick, None).await.expect("it leads");
+
+    let value = Some(Value::String("x".repeat(FLOOD_BYTES)));
+    let reports = vec![MineReport { function: "flood".into(), value, stamp: MineStamp::default() }];
+    let command = Command::Mine(MineCommand::Report { minion: Ordinal(1), reports });
+    let landed = Arc::new(AtomicUsize::new(0));
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..FLOOD {
+        let (truth, command, landed) = (truth.clone(), command.clone(), Arc::clone(&landed));
+        flood.spawn(async move {
+            let proposed = truth.propose(Lane::Bulk, command, None).await;
+            landed.fetch_add(1, Ordering::Relaxed);
+            proposed
+        });
+    }
+    let flooded = async {
+        while landed.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, flooded).await.expect("the flood begins to land");
+    truth.propose(Lane::Control, Command::Tick, None).await.expect("it leads");
+    let before = landed.load(Ordering::Relaxed);
+    assert!(before < FLOOD / 2, "{before} of {FLOOD} bulk proposals went first");
+    while let Some(proposed) = flood.join_next().await {
+        // A machine that is too slow for all of them says so.
+        assert!(matches!(proposed.expect("no panic"), Ok(_) | Err(ProposeError::Busy)));
+    }
 }

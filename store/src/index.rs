@@ -6,7 +6,7 @@ use crate::error::StoreError;
 use crate::kv::Kv;
 use crate::level;
 use crate::table::meta::{self, CaRow};
-use crate::table::{job, key, minion};
+use crate::table::{job, key, minion, returns};
 use roaring::RoaringBitmap;
 use saltern_wire::crypto::Signed;
 use saltern_wire::job::Progress;
@@ -27,6 +27,8 @@ pub(crate) struct OpenJob {
     pub(crate) waiting: RoaringBitmap,
     /// Have accepted it and not answered.
     pub(crate) accepted: RoaringBitmap,
+    /// Those of a long answer of which pieces are missing: for all others there is nothing to look for.
+    pub(crate) partial: RoaringBitmap,
     /// Minions with a result.
     pub(crate) returned: u32,
 }
@@ -144,6 +146,7 @@ fn load_open(kv: &Arc<dyn Kv>, jid: JobId) -> Result<OpenJob, StoreError> {
         waiting: row.expected.clone(),
         expected: row.expected,
         accepted: RoaringBitmap::new(),
+        partial: returns::incomplete(kv, jid)?,
         returned: 0,
     };
     for (ordinal, row) in job::progress_of(kv, jid)? {

@@ -8,7 +8,6 @@ use crate::command::{
 };
 use crate::error::StoreError;
 use crate::kv::Kv;
-use crate::state::State;
 use crate::table::meta;
 use saltern_wire::level::{LEVEL, LEVEL_FIRST, Newer};
 use saltern_wire::settings::Settings;
@@ -57,12 +56,5 @@ impl Command {
             "this needs feature level {needs} and the cluster stands at {level}: it rises by itself once every voting \
              master runs a version that knows {needs} (`saltern cluster status` shows which ones do)"
         )))
-    }
-}
-
-impl State {
-    /// The cluster's feature level.
-    pub fn level(&self) -> u32 {
-        self.live().index.level
     }
 }

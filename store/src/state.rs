@@ -17,7 +17,7 @@ use crate::chain::LEVEL_CHAINED;
 use crate::command::{Applied, Command, Effect, Proposal, Reply};
 use crate::error::StoreError;
 use crate::index::Index;
-use crate::kv::{Direction, Engine, Kv, Span, Table};
+use crate::kv::{Direction, Engine, Kv, Pressure, Span, Table};
 use crate::machine::{self, Tx};
 use crate::overlay::Overlay;
 use crate::reclaim::Freeing;
@@ -28,6 +28,7 @@ use saltern_wire::level::{LEVEL, Newer};
 use saltern_wire::{LogicalTime, Revision, fault_point};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 /// The file that names the live folder.
@@ -81,7 +82,27 @@ pub struct State {
     live: RwLock<Live>,
     /// Held while the live instance is copied, or another one takes its place.
     swapping: Mutex<()>,
+    /// What `live` says of itself, for those who ask at every step and must not wait while entries are applied.
+    newest: Newest,
+    /// The live instance once more: what is asked of it while entries are applied must not wait for them.
+    kv: RwLock<Arc<dyn Kv>>,
     soundness: Soundness,
+}
+
+/// Where the state stands. Set once everything that it stands for can be read.
+#[derive(Default)]
+struct Newest {
+    applied: AtomicU64,
+    time_us: AtomicU64,
+    level: AtomicU32,
+}
+
+impl Newest {
+    fn set(&self, index: &Index) {
+        self.level.store(index.level, Ordering::Release);
+        self.time_us.store(index.time.unix_micros(), Ordering::Release);
+        self.applied.store(index.applied, Ordering::Release);
+    }
 }
 
 /// What is swapped as a whole when a snapshot is installed.
@@ -100,11 +121,16 @@ impl State {
     /// now or later, is noted in `soundness`.
     pub fn open(engine: Arc<dyn Engine>, dir: &Path, soundness: Soundness) -> Result<Arc<Self>, StoreError> {
         let live = soundness.noted(Self::open_live(engine.as_ref(), dir))?;
+        let newest = Newest::default();
+        newest.set(&live.index);
+        let kv = RwLock::new(Arc::clone(&live.kv));
         Ok(Arc::new(Self {
             engine,
             dir: dir.to_path_buf(),
             live: RwLock::new(live),
             swapping: Mutex::default(),
+            newest,
+            kv,
             soundness,
         }))
     }
@@ -143,6 +169,7 @@ impl State {
         let done = live.apply(items).inspect_err(|error| self.note(error))?;
         fault_point!("apply.after");
         live.broken = false;
+        self.newest.set(&live.index);
         Ok(done)
     }
 
@@ -174,17 +201,28 @@ impl State {
 
     /// Index of the last applied entry; 0 before the first.
     pub fn applied_index(&self) -> u64 {
-        self.live().index.applied
+        self.newest.applied.load(Ordering::Acquire)
     }
 
     /// The truth's time.
     pub fn time(&self) -> LogicalTime {
-        self.live().index.time
+        LogicalTime::from_unix_micros(self.newest.time_us.load(Ordering::Acquire))
+    }
+
+    /// The cluster's feature level.
+    pub fn level(&self) -> u32 {
+        self.newest.level.load(Ordering::Acquire)
     }
 
     /// BLAKE3 over every row: equal on replicas that have applied the same entries. Reads everything: for tests and audits.
     pub fn digest(&self) -> Result<[u8; 32], StoreError> {
         self.reading(|live| digest(live.kv.as_ref()))
+    }
+
+    /// How the tables keep up with what is applied. Does not wait for it: an instance that is about to be replaced answers too.
+    pub fn pressure(&self) -> Pressure {
+        let kv = Arc::clone(&self.kv.read().unwrap_or_else(PoisonError::into_inner));
+        kv.pressure()
     }
 
     /// Moves everything applied so far to the disk.
@@ -225,6 +263,8 @@ impl State {
         self.engine.replace_file(&self.dir.join(CURRENT), current_text(number).as_bytes())?;
         fault_point!("snapshot.install.after");
         let old = std::mem::replace(&mut *live, next);
+        *self.kv.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&live.kv);
+        self.newest.set(&live.index);
         drop(live);
         let folder = self.dir.join(folder_name(old.number));
         drop(old);

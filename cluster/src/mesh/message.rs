@@ -22,8 +22,10 @@ pub enum Channel {
     Control = 2,
     /// Snapshots.
     Snapshot = 3,
-    /// Proposals, presence, probes.
+    /// Proposals of the control lane, presence, probes.
     Work = 4,
+    /// Proposals of the bulk lane: a revocation never stands behind them on a connection.
+    Bulk = 5,
 }
 
 impl Channel {
@@ -39,6 +41,7 @@ impl Channel {
             [HELLO_VERSION, 2] => Some(Self::Control),
             [HELLO_VERSION, 3] => Some(Self::Snapshot),
             [HELLO_VERSION, 4] => Some(Self::Work),
+            [HELLO_VERSION, 5] => Some(Self::Bulk),
             _ => None,
         }
     }

@@ -6,9 +6,11 @@
 //!   Mesh::serve(listener, service)           the other side                           (server)
 //!
 //!   channels per peer: Replicate · Control (heartbeats, votes) · Snapshot · Work (proposals, presence, probes)
+//!                      · Bulk (proposals that carry what minions sent)
 //! ```
 //!
-//! Each channel is a connection of its own, so that a snapshot or a burst of proposals never stands before a heartbeat.
+//! Each channel is a connection of its own, so that a snapshot or a burst of proposals never stands before a heartbeat, nor returns
+//! before a revocation.
 //! Who is at the other end is what the transport proved ([`MeshTransport`]); messages never name their sender.
 //!
 //! **It refuses** to retry: a call has one deadline and one outcome, and the caller knows whether repeating is harmless.

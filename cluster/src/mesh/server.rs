@@ -101,7 +101,7 @@ async fn serve_link(from: MasterId, mut link: Link, service: Arc<dyn MeshService
         match Channel::from_hello(&hello) {
             Some(Channel::Replicate) if !service.admits(from) => {}
             Some(Channel::Replicate) => service.replicate(from, link).await,
-            Some(Channel::Control | Channel::Snapshot | Channel::Work) => {
+            Some(Channel::Control | Channel::Snapshot | Channel::Work | Channel::Bulk) => {
                 answer_all(from, link, Arc::clone(&service)).await;
             }
             None => tracing::warn!(%from, "a master speaks another version of the mesh; upgrade the older one"),

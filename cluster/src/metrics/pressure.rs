@@ -27,6 +27,12 @@ struct Lane {
     lane: &'static str,
 }
 
+/// One of the two databases of a master.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Database {
+    database: &'static str,
+}
+
 /// What the gate did with a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Event {
@@ -64,6 +70,7 @@ pub(super) fn register(registry: &mut Registry, api: &Api) {
         proposals.get_or_create(&Lane { lane }).set(i64::try_from(taken).unwrap_or(i64::MAX));
     }
     registry.register("proposals_under_way", "Proposals under way at this master while it leads, by lane", proposals);
+    databases(registry, api);
     if let Some(gate) = &api.gate {
         let events: Family<Event, Counter> = Family::default();
         for (event, value) in gate.counters.snapshot() {
@@ -71,6 +78,28 @@ pub(super) fn register(registry: &mut Registry, api: &Api) {
         }
         registry.register("gate_events", "What the gate did with connections of minions, by event", events);
     }
+}
+
+/// How the log and the tables keep up.
+fn databases(registry: &mut Registry, api: &Api) {
+    let [stopped, slowed, unflushed, owed]: [Family<Database, Gauge>; 4] = Default::default();
+    for (database, pressure) in api.truth.group().pressures() {
+        let set = |family: &Family<Database, Gauge>, value: u64| {
+            family.get_or_create(&Database { database }).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&stopped, u64::from(pressure.stopped));
+        set(&slowed, pressure.slowed_to_bytes_per_s);
+        set(&unflushed, pressure.unflushed_bytes);
+        set(&owed, pressure.owed_bytes);
+    }
+    let help = "1 while writes to the database wait until it has caught up: returns are refused until then";
+    registry.register("write_stopped", help, stopped);
+    let help = "Bytes per second that writes to the database are slowed to, 0 while they are not";
+    registry.register("write_slowed_rate", help, slowed);
+    let help = "Rows of the database that are in memory only";
+    registry.register_with_unit("unflushed", help, Unit::Bytes, unflushed);
+    let help = "What the database has to rewrite before its files are in order";
+    registry.register_with_unit("compaction_owed", help, Unit::Bytes, owed);
 }
 
 fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {

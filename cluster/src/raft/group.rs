@@ -13,6 +13,7 @@ use openraft::raft::ReadPolicy;
 use openraft::{ChangeMembers, Config, Instant as _, SnapshotPolicy};
 use saltern_store::Log;
 use saltern_store::command::Proposal;
+use saltern_store::kv::Pressure;
 use saltern_wire::io::{Address, Clock};
 use saltern_wire::profile::Timing;
 use saltern_wire::{MasterId, Revision};
@@ -127,6 +128,19 @@ pub struct LeaderState {
     pub matched: BTreeMap<MasterId, Option<u64>>,
     /// Set once the core has stopped.
     pub stopped: Option<String>,
+}
+
+/// Who leads, in short: what every proposal asks, so it costs no allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leading {
+    /// The leader, if there is one.
+    pub leader: Option<MasterId>,
+    /// Whether it is this member.
+    pub is_self: bool,
+    /// If this member leads: how long ago a majority last answered.
+    pub quorum_age: Option<Duration>,
+    /// Whether the core has stopped.
+    pub is_stopped: bool,
 }
 
 /// When a leader was heard, in this process's monotonic time; zero if never.
@@ -256,6 +270,23 @@ impl Group {
         self.raft.trigger().snapshot().await.map_err(|error| GroupError::Stopped(error.to_string()))
     }
 
+    /// Who leads now, in short.
+    pub fn leading(&self) -> Leading {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_self = metrics.current_leader == Some(metrics.id) && metrics.state.is_leader();
+        let mut sets = metrics.membership_config.membership().get_joint_config().iter();
+        // As in `leader_state`.
+        let alone = is_self && sets.all(|voters| voters.len() == 1 && voters.contains(&metrics.id));
+        let acked = metrics.last_quorum_acked.as_ref().map(|at| at.elapsed());
+        Leading {
+            leader: metrics.current_leader.map(MasterId),
+            is_self,
+            quorum_age: if alone { Some(Duration::ZERO) } else { acked },
+            is_stopped: metrics.running_state.is_err(),
+        }
+    }
+
     /// Who leads now.
     pub fn leader_state(&self) -> LeaderState {
         let metrics = self.raft.metrics();
@@ -304,6 +335,11 @@ impl Group {
     /// The state machine.
     pub fn machine(&self) -> &Machine {
         &self.machine
+    }
+
+    /// How the log and the tables keep up with what is written to them.
+    pub fn pressures(&self) -> [(&'static str, Pressure); 2] {
+        [("log", self.log.pressure()), ("state", self.machine.state().pressure())]
     }
 
     /// The configuration it runs with.

@@ -1,6 +1,7 @@
 //! openraft's view of [`saltern_store::Log`].
 
 use crate::raft::types::{Entry, LogId, LogRecord, Types, Vote, pack, unpack};
+use futures::{Stream, TryStreamExt};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use saltern_store::Log;
@@ -26,19 +27,25 @@ impl RaftLog {
     }
 
     fn read(&self, range: impl RangeBounds<u64>, bytes_max: Option<usize>) -> io::Result<Vec<Entry>> {
-        let start = match range.start_bound() {
-            Bound::Included(at) => *at,
-            Bound::Excluded(at) => at + 1,
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(at) => at + 1,
-            Bound::Excluded(at) => *at,
-            Bound::Unbounded => u64::MAX,
-        };
+        let (start, end) = ends(&range);
         let records = self.log.read(start..end, bytes_max).map_err(fatal)?;
         Ok(records.into_iter().map(|record| record.0).collect())
     }
+}
+
+/// Where a range starts, and the first index behind it.
+fn ends(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(at) => *at,
+        Bound::Excluded(at) => at + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(at) => at + 1,
+        Bound::Excluded(at) => *at,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
 }
 
 /// A storage error on its way to openraft, which stops its core for it.
@@ -66,6 +73,24 @@ impl RaftLogReader<Types> for RaftLog {
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
         self.read(range, None)
+    }
+
+    /// Piece by piece: what a master that was away has to apply may be larger than its memory.
+    async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = ends(&range);
+        let pieces = futures::stream::try_unfold((self.clone(), start), move |(log, start)| async move {
+            if start >= end {
+                return Ok(None);
+            }
+            let piece = log.read(start..end, Some(READ_BYTES_MAX))?;
+            // Whoever reads finds less than was asked for, and stops.
+            let next = piece.last().map_or(end, |entry| entry.log_id.index() + 1);
+            Ok::<_, io::Error>(Some((futures::stream::iter(piece.into_iter().map(Ok)), (log, next))))
+        });
+        Box::pin(pieces.try_flatten())
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {

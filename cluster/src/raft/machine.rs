@@ -97,6 +97,8 @@ impl Machine {
         let items = entries.iter().map(|entry| item(&self.state, entry)).collect::<io::Result<Vec<_>>>()?;
         let applied = self.state.apply(&items).map_err(io::Error::other)?;
         let Some(last) = applied.last().map(|entry| entry.index) else { return Ok(()) };
+        // Before anybody is answered: whoever wrote finds its write applied and need not wait for it.
+        self.applied.send_replace(last);
         for ((entry, responder), applied) in entries.iter().zip(responders).zip(applied) {
             if let Some(responder) = responder {
                 let held = matches!(entry.payload, EntryPayload::Normal(_));
@@ -106,7 +108,6 @@ impl Machine {
             // Nobody listening is fine: effects are hints.
             let _ = self.effects.send(Arc::new(applied));
         }
-        self.applied.send_replace(last);
         Ok(())
     }
 
@@ -157,7 +158,11 @@ impl RaftStateMachine<Types> for Machine {
     {
         let mut batches = entries.ready_chunks(APPLY_BATCH_MAX);
         while let Some(batch) = batches.next().await {
-            self.apply_batch(batch.into_iter().collect::<io::Result<_>>()?)?;
+            let batch = batch.into_iter().collect::<io::Result<_>>()?;
+            let machine = self.clone();
+            // Decoding, hashing and a stalled write take their time where nobody else waits: the core's task and the links to
+            // other masters share the runtime's few threads.
+            self.disk_work.run(move || machine.apply_batch(batch)).await??;
         }
         Ok(())
     }

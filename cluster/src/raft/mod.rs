@@ -31,4 +31,4 @@ pub const LOG_TARGET: &str = "openraft";
 /// An entry as it stands in the log, for whoever reads a log without running it.
 pub type StoredEntry = types::LogRecord;
 
-pub use group::{Group, GroupConfig, GroupError, LeaderState};
+pub use group::{Group, GroupConfig, GroupError, LeaderState, Leading};

@@ -141,8 +141,8 @@ impl<T: Serialize + DeserializeOwned> Encoded for Packed<T> {
 }
 
 /// Encodes a value of openraft's.
-pub fn pack<T: Serialize + DeserializeOwned + Clone>(value: &T) -> Vec<u8> {
-    saltern_wire::encode(&Packed(value.clone()))
+pub fn pack<T: Serialize + DeserializeOwned>(value: &T) -> Vec<u8> {
+    saltern_wire::codec::encode_as::<Packed<T>>(value)
 }
 
 /// Decodes what [`pack`] wrote.

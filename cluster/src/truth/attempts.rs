@@ -11,10 +11,6 @@ use saltern_store::command::Proposal;
 use saltern_wire::MasterId;
 use std::time::Duration;
 
-/// Bulk proposals that one master has on their way to the leader at one time. They share a connection with control, and the
-/// leader serves a connection in order: few of them stand before a revocation.
-pub(super) const BULK_FORWARDED_MAX: usize = 32;
-
 /// The attempts of one proposal.
 pub(super) struct Attempts<'a> {
     pub(super) truth: &'a Truth,
@@ -31,8 +27,8 @@ impl Attempts<'_> {
         let relieved = self.truth.0.clock.monotonic() + self.truth.patience();
         loop {
             let inner = &self.truth.0;
-            let state = inner.group.leader_state();
-            if state.stopped.is_some() {
+            let state = inner.group.leading();
+            if state.is_stopped {
                 return Err(if handed_over { ProposeError::Unknown } else { ProposeError::Stopped });
             }
             let left = self.deadline.saturating_sub(inner.clock.monotonic());
@@ -76,7 +72,7 @@ impl Attempts<'_> {
         let inner = &self.truth.0;
         let bulk = self.lane == Lane::Bulk;
         let _turn = match bulk {
-            true => match tokio::time::timeout(left, inner.forwarded.acquire()).await {
+            true => match tokio::time::timeout(left, inner.lanes.forwarded.acquire()).await {
                 Ok(turn) => Some(turn.map_err(|_| ProposeRefusal::Busy)?),
                 // Nothing was sent; the next look at the clock ends it.
                 Err(_) => return Err(ProposeRefusal::NotLeader(None)),
@@ -91,7 +87,8 @@ impl Attempts<'_> {
             bulk,
             deadline_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
         };
-        match inner.mesh.ask(leader, Channel::Work, &request, within).await {
+        let channel = if bulk { Channel::Bulk } else { Channel::Work };
+        match inner.mesh.ask(leader, channel, &request, within).await {
             Ok(Response::Proposed(outcome)) => outcome,
             // It was dropped before anybody looked at it.
             Ok(Response::Failed(cause)) => {

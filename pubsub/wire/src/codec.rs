@@ -59,6 +59,11 @@ pub enum CodecError {
 ///
 /// Panics only if `value` cannot be represented at all, which no type of this crate allows.
 pub fn encode<T: Encoded>(value: &T) -> Vec<u8> {
+    encode_as::<T>(value)
+}
+
+/// Encodes what reads back as a `T`: a borrowed form of it, for values too large to be copied first.
+pub fn encode_as<T: Encoded>(value: &impl Serialize) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
     out.push(T::VERSION);
     out.push(T::KIND);

@@ -233,6 +233,19 @@ pub type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
 /// A row: key and value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
+/// How an engine keeps up with what is written to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Whether writes wait until it has caught up.
+    pub stopped: bool,
+    /// What writes are slowed to, in bytes per second; 0 while they are not.
+    pub slowed_to_bytes_per_s: u64,
+    /// Rows in memory that are in no file yet, in bytes.
+    pub unflushed_bytes: u64,
+    /// What it has to rewrite before its files are in order, in bytes.
+    pub owed_bytes: u64,
+}
+
 /// One open instance: several tables that change together.
 pub trait Kv: Send + Sync + 'static {
     /// The value of `key`.
@@ -260,6 +273,11 @@ pub trait Kv: Send + Sync + 'static {
 
     /// What the rows take on the disk, in bytes; what is not moved there yet does not count.
     fn disk_bytes(&self) -> Result<u64, StoreError>;
+
+    /// How it keeps up. An engine that is always done at once has nothing to tell.
+    fn pressure(&self) -> Pressure {
+        Pressure::default()
+    }
 
     /// Calls `visit` with every row of `table`, past every cache, so that each byte that the files hold for it is read and
     /// checked. Rows of ranges that were removed may be among them as long as their bytes are there.

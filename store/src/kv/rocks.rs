@@ -4,7 +4,7 @@
 //! silently drops everything behind a flipped bit. A *state* instance has no WAL (the replicated log is one) and flushes all
 //! tables at one point, so that the last applied position never reaches the disk without its effects.
 
-use super::{Batch, Direction, Engine, FixedFile, Kind, Kv, Op, Span, Table, Visit, disk};
+use super::{Batch, Direction, Engine, FixedFile, Kind, Kv, Op, Pressure, Span, Table, Visit, disk};
 use crate::error::StoreError;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::statistics::Ticker;
@@ -20,6 +20,8 @@ use std::sync::Arc;
 const BLOCK_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Memory for unflushed rows over all tables of an instance, in bytes: a flush of this size takes a fraction of a second.
 const WRITE_BUFFER_BYTES: usize = 64 * 1024 * 1024;
+/// Share of the memory for unflushed rows that says which rows are not among them.
+const MEMTABLE_BLOOM_SHARE: f64 = 0.05;
 /// Most table files held open by an instance. The process has 20,000 descriptors, nearly all of them for minions.
 const OPEN_FILES_MAX: i32 = 512;
 /// A WAL beyond this size makes RocksDB flush the tables that hold it back, in bytes.
@@ -98,6 +100,9 @@ fn table_options(cache: &Cache, verifying: bool) -> Options {
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_write_buffer_size(WRITE_BUFFER_BYTES / 2);
+    // Most rows that are looked for among those in memory are not there: request ids, pieces of returns.
+    options.set_memtable_whole_key_filtering(true);
+    options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_SHARE);
     if verifying {
         // Overwritten rows are stepped over one by one: a jump would leave blocks unread.
         options.set_max_sequential_skip_in_iterations(u64::MAX);
@@ -142,7 +147,29 @@ impl RocksKv {
     }
 }
 
+impl RocksKv {
+    /// A number that the database knows of itself; 0 if it does not tell.
+    fn number(&self, name: &str) -> u64 {
+        self.db.property_int_value(name).ok().flatten().unwrap_or(0)
+    }
+
+    /// The same, summed over all tables.
+    fn sum(&self, name: &str) -> u64 {
+        let families = self.kind.tables().iter().filter_map(|table| self.family(*table).ok());
+        families.filter_map(|family| self.db.property_int_value_cf(family, name).ok().flatten()).sum()
+    }
+}
+
 impl Kv for RocksKv {
+    fn pressure(&self) -> Pressure {
+        Pressure {
+            stopped: self.number("rocksdb.is-write-stopped") > 0,
+            slowed_to_bytes_per_s: self.number("rocksdb.actual-delayed-write-rate"),
+            unflushed_bytes: self.sum("rocksdb.cur-size-all-mem-tables"),
+            owed_bytes: self.sum("rocksdb.estimate-pending-compaction-bytes"),
+        }
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.db.get_cf(self.family(table)?, key).map_err(|error| self.fail("reading", &error))
     }

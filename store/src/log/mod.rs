@@ -27,7 +27,7 @@ mod writer;
 
 use crate::error::StoreError;
 use crate::frame;
-use crate::kv::{Direction, Engine, Kv, Span, Table};
+use crate::kv::{Direction, Engine, Kv, Pressure, Span, Table};
 use crate::mark::{self, Mark, MarkRow};
 use crate::sound::Soundness;
 use crate::table;
@@ -317,6 +317,11 @@ impl<E: LogEntry> Log<E> {
     /// The committed position that was saved last.
     pub fn committed(&self) -> Option<Vec<u8>> {
         self.writer.lock().tail.committed.clone()
+    }
+
+    /// How the disk's instance keeps up with what is appended.
+    pub fn pressure(&self) -> Pressure {
+        self.writer.kv().pressure()
     }
 
     /// How many groups have been synced so far: beside the number of appends it tells how well they share their syncs.

@@ -53,6 +53,7 @@ pub(super) fn open(tx: &mut Tx<'_>, job: &Signed<Job>) -> Result<Reply, Stop> {
         waiting: row.expected.clone(),
         expected: row.expected,
         accepted: RoaringBitmap::new(),
+        partial: RoaringBitmap::new(),
         returned: 0,
     };
     tx.index.open.insert(jid, open);
@@ -172,6 +173,21 @@ pub(super) fn expected(tx: &Tx<'_>, jid: JobId) -> Result<Option<Arc<RoaringBitm
         return Ok(known.clone());
     }
     Ok(job::get(&tx.over, jid)?.map(|row| Arc::new(row.expected)))
+}
+
+/// Whether pieces of a long answer of `ordinal` may be held, without the rest; what is known of an open job is exact.
+pub(super) fn may_be_partial(tx: &Tx<'_>, jid: JobId, ordinal: Ordinal) -> bool {
+    tx.index.open.get(&jid).is_none_or(|open| open.partial.contains(ordinal.0))
+}
+
+/// Notes that pieces of a long answer of `ordinal` are held without the rest, or that they are no longer.
+pub(super) fn note_partial(tx: &mut Tx<'_>, jid: JobId, ordinal: Ordinal, is_partial: bool) {
+    let Some(open) = tx.index.open.get_mut(&jid) else { return };
+    if is_partial {
+        open.partial.insert(ordinal.0);
+    } else {
+        open.partial.remove(ordinal.0);
+    }
 }
 
 /// How a minion stands to a job that somebody returns for.

@@ -76,7 +76,7 @@ fn read(bytes: &[u8], digest: &[u8; 32]) -> Result<Outcome, String> {
 /// Keeps one piece of a long answer. A piece of another answer makes the earlier, incomplete one go.
 fn assemble(tx: &mut Tx<'_>, ordinal: Ordinal, part: &ReturnPart) -> Result<Recorded, StoreError> {
     let jid = part.jid;
-    let held = returns::assembly(&tx.over, jid, ordinal)?;
+    let held = if job::may_be_partial(tx, jid, ordinal) { returns::assembly(&tx.over, jid, ordinal)? } else { None };
     let mut row = match held {
         Some(row) if row.digest == part.digest && row.parts == part.parts => row,
         other => {
@@ -91,14 +91,17 @@ fn assemble(tx: &mut Tx<'_>, ordinal: Ordinal, part: &ReturnPart) -> Result<Reco
     row.bytes += part.body.len() as u64;
     if let Some(reason) = too_large(tx, row.bytes) {
         returns::clear_parts(&mut tx.over, jid, ordinal);
+        job::note_partial(tx, jid, ordinal, false);
         return finish(tx, ordinal, part, Err(reason));
     }
     returns::put_part(&mut tx.over, jid, ordinal, part.part, &part.body);
     if row.have.len() < usize::from(row.parts) {
         returns::put_assembly(&mut tx.over, jid, ordinal, &row);
+        job::note_partial(tx, jid, ordinal, true);
         return Ok(Recorded::Part);
     }
     returns::delete_assembly(&mut tx.over, jid, ordinal);
+    job::note_partial(tx, jid, ordinal, false);
     let whole = returns::join(&tx.over, jid, ordinal)?;
     let outcome = read(&whole, &part.digest);
     if outcome.is_err() {
@@ -140,8 +143,9 @@ fn finish(
 }
 
 fn drop_assembly(tx: &mut Tx<'_>, jid: JobId, ordinal: Ordinal) -> Result<(), StoreError> {
-    if returns::assembly(&tx.over, jid, ordinal)?.is_some() {
+    if job::may_be_partial(tx, jid, ordinal) && returns::assembly(&tx.over, jid, ordinal)?.is_some() {
         returns::clear_parts(&mut tx.over, jid, ordinal);
+        job::note_partial(tx, jid, ordinal, false);
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::error::StoreError;
 use crate::kv::{Direction, Span, Table};
 use crate::overlay::{Overlay, Read};
+use roaring::RoaringBitmap;
 use saltern_wire::codec::Encoded;
 use saltern_wire::job::{Outcome, ReturnRecord};
 use saltern_wire::{JobId, LogicalTime, MasterId, MinionId, Ordinal};
@@ -104,6 +105,21 @@ pub(crate) fn record(
 
 pub(crate) fn assembly(read: &impl Read, jid: JobId, ordinal: Ordinal) -> Result<Option<AssemblyRow>, StoreError> {
     super::get(read, Table::Parts, &key(jid, ordinal))
+}
+
+/// Whose long answers for `jid` lack pieces. An assembly's row stands before its pieces: one look a minion tells.
+pub(crate) fn incomplete(read: &impl Read, jid: JobId) -> Result<RoaringBitmap, StoreError> {
+    let mut found = RoaringBitmap::new();
+    let mut span = Span::prefix(super::key(&[&jid.to_bytes()]));
+    loop {
+        let Some((first, _)) = read.scan(Table::Parts, &span, Direction::Forward, 1)?.pop() else { return Ok(found) };
+        let ordinal = super::job::ordinal_of(Table::Parts, &first)?;
+        if first == key(jid, ordinal) {
+            found.insert(ordinal.0);
+        }
+        let Some(next) = ordinal.0.checked_add(1) else { return Ok(found) };
+        span.start = key(jid, Ordinal(next));
+    }
 }
 
 pub(crate) fn put_assembly(over: &mut Overlay, jid: JobId, ordinal: Ordinal, row: &AssemblyRow) {
