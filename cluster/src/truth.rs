@@ -25,7 +25,7 @@ mod ways;
 use crate::mesh::Mesh;
 use crate::mesh::message::{ProposeRefusal, Proposed};
 use crate::quarantine::Quarantines;
-use crate::raft::{Group, GroupError, LeaderState, Leading};
+use crate::raft::{Group, GroupError, Leading};
 use crate::regions::{Way, Ways};
 use crate::space::{Level, Room, Space};
 use crate::stamper::{Stamper, median};

@@ -20,6 +20,9 @@ const APPLY_BATCH_MAX: usize = 256;
 /// Pause before a snapshot for which there was no room is tried again: room is looked at as often.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(5);
 
+/// Bytes of entries that one batch carries into the state: readers wait for a batch, so it takes milliseconds.
+const APPLY_BYTES_MAX: usize = 1024 * 1024;
+
 /// Where long disk work runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskWork {
@@ -144,6 +147,26 @@ pub(super) fn item(state: &State, entry: &Entry) -> io::Result<Item> {
     Ok(Item { index, position: pack(&entry.log_id), payload })
 }
 
+/// Cuts what is ready into batches of bounded size, at least one entry each.
+fn pieces(ready: Vec<EntryResponder<Types>>) -> Vec<Vec<EntryResponder<Types>>> {
+    let (mut pieces, mut bytes) = (Vec::<Vec<_>>::new(), 0_usize);
+    for (entry, responder) in ready {
+        let len = match &entry.payload {
+            EntryPayload::Normal(logged) => logged.len(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        };
+        bytes += len;
+        match pieces.last_mut().filter(|_| bytes <= APPLY_BYTES_MAX) {
+            Some(piece) => piece.push((entry, responder)),
+            None => {
+                pieces.push(vec![(entry, responder)]);
+                bytes = len;
+            }
+        }
+    }
+    pieces
+}
+
 impl RaftStateMachine<Types> for Machine {
     type SnapshotData = Files;
     type SnapshotBuilder = Self;
@@ -158,11 +181,12 @@ impl RaftStateMachine<Types> for Machine {
     {
         let mut batches = entries.ready_chunks(APPLY_BATCH_MAX);
         while let Some(batch) = batches.next().await {
-            let batch = batch.into_iter().collect::<io::Result<_>>()?;
-            let machine = self.clone();
-            // Decoding, hashing and a stalled write take their time where nobody else waits: the core's task and the links to
-            // other masters share the runtime's few threads.
-            self.disk_work.run(move || machine.apply_batch(batch)).await??;
+            for piece in pieces(batch.into_iter().collect::<io::Result<_>>()?) {
+                let machine = self.clone();
+                // Decoding, hashing and a stalled write take their time where nobody else waits: the core's task and the links
+                // to other masters share the runtime's few threads.
+                self.disk_work.run(move || machine.apply_batch(piece)).await??;
+            }
         }
         Ok(())
     }
