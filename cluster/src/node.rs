@@ -358,15 +358,14 @@ async fn carried_on(truth: &Truth, credentials: &Credentials) -> Result<(), Star
         held.is_some_and(|held| !given.replaces(&held))
     };
     let mut applied = truth.applied();
-    let reaching = async {
-        while !reached() {
-            if applied.changed().await.is_err() {
-                return;
-            }
+    while !reached() {
+        // It elects itself and applies what it held, however long that takes; only standing still is a failure.
+        let moved = tokio::time::timeout(FOUND_TIMEOUT, applied.changed()).await;
+        if !matches!(moved, Ok(Ok(()))) {
+            return Err(StartError::Found(ProposeError::Unknown));
         }
-    };
-    let reaching = tokio::time::timeout(FOUND_TIMEOUT, reaching).await;
-    reaching.map_err(|_| StartError::Found(ProposeError::Unknown))
+    }
+    Ok(())
 }
 
 /// Where the newest directory is kept outside of the truth: a master whose tables cannot be read finds its peers by it.
