@@ -109,6 +109,8 @@ fn every_end_has_its_code() {
         (refused(FailureCode::NoMatch), 2),
         (refused(FailureCode::NotFound), 1),
         (refused(FailureCode::Invalid), 64),
+        (CliError::Input { path: "x".into(), cause: "no".into() }, 66),
+        (CliError::Archive { path: "x".into(), error: saltern_wire::archive::ArchiveError::Foreign }, 65),
         (CliError::Output(io::ErrorKind::BrokenPipe.into()), 141),
         (CliError::Output(io::ErrorKind::StorageFull.into()), 74),
     ] {
