@@ -17,6 +17,7 @@ pub mod config;
 pub mod event;
 pub mod job;
 pub mod key;
+pub mod member;
 pub mod mine;
 pub mod minion;
 pub mod region;
@@ -102,6 +103,8 @@ pub struct Api {
     pub stop: CancellationToken,
     /// Tasks of the master that requests start.
     pub(crate) tasks: TaskTracker,
+    /// Asks this master to end in order.
+    pub(crate) leave: CancellationToken,
     /// Who may ask.
     gatekeeper: Gatekeeper,
     /// Places for streams.
@@ -141,6 +144,7 @@ impl Api {
             metrics: Metrics::new(),
             stop: node.stopping().clone(),
             tasks: node.tasks().clone(),
+            leave: node.asked_to_leave().clone(),
             gatekeeper: Gatekeeper::new(token, own_uid),
             streams: Room::new(STREAMS_MAX),
             reads: Turns::new(READS_MAX, READS_WAITING_MAX),
@@ -291,6 +295,11 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/cluster/forecast", get(region::foretell))
         .route("/v1/cluster/join-token", post(cluster::join_token))
         .route("/v1/cluster/export-keys", post(snapshot::export_keys))
+        .route("/v1/cluster/members", post(member::change))
+        .route("/v1/cluster/transfer-leader", post(member::transfer))
+        .route("/v1/cluster/secrets", get(member::secrets))
+        .route("/v1/cluster/rotate-secrets", post(member::rotate))
+        .route("/v1/master/stop", post(member::stop))
         .route("/v1/config", get(config::list))
         .route("/v1/config/{name}", put(config::set))
         .route_layer(from_fn_with_state(patience.clone(), deadline));

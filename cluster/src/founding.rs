@@ -25,6 +25,7 @@ pub use join::{JoinError, Joined, accept, join};
 pub use rejoin::{RejoinError, Rejoined, rejoin};
 
 use crate::pki::credentials::{self, CredentialsError, MASTER_FILE};
+use crate::pki::ring::RING_FILE;
 use crate::pki::{Credentials, PkiError};
 use saltern_store::command::Proposal;
 use saltern_wire::io::{Disk, Entropy, draw};
@@ -108,7 +109,10 @@ pub(crate) fn require_vacant(disk: &dyn Disk, folder: &Path) -> Result<(), Found
     };
     for entry in entries {
         let name = entry.map_err(unusable)?.file_name().to_string_lossy().into_owned();
-        let remains = credentials::FILES.contains(&name.as_str()) || name == FOUNDING_FILE || name == "api.token";
+        let remains = credentials::FILES.contains(&name.as_str())
+            || name == FOUNDING_FILE
+            || name == "api.token"
+            || name == RING_FILE;
         if !remains && !name.ends_with(TEMPORARY_SUFFIX) {
             return occupied(name);
         }

@@ -30,6 +30,7 @@ pub mod http;
 pub mod inbox;
 pub mod integrity;
 pub mod level;
+pub mod membership;
 pub mod mesh;
 pub mod metrics;
 pub mod node;

@@ -7,6 +7,7 @@
 //!
 //! Everything that differs between production, a test and the simulation comes in as [`Edges`].
 
+use crate::membership::drain;
 use crate::mesh::message::{Channel, Request, Response};
 use crate::mesh::server::{MeshService, serve};
 use crate::mesh::{Mesh, MeshTransport};
@@ -20,7 +21,7 @@ use crate::service::MasterService;
 use crate::sessions::{Parts, Sessions, SharedPublisher};
 use crate::space::{Space, Watched};
 use crate::submit::Jobs;
-use crate::truth::{Lane, ProposeError, Truth};
+use crate::truth::{Expelled, Lane, ProposeError, Truth};
 use crate::watch::Watch;
 use crate::{duties, inbox, publish};
 use saltern_pubsub::publisher::Publisher;
@@ -140,6 +141,9 @@ pub enum Failure {
     /// A write failed: nobody knows what is on the disk.
     #[error("{0}")]
     Disk(String),
+    /// It was removed from its cluster.
+    #[error("{0}")]
+    Removed(String),
 }
 
 /// A running master. Stop it with [`Node::stop`]; dropping it leaves its tasks to the runtime.
@@ -162,6 +166,7 @@ pub struct Node {
     tasks: TaskTracker,
     stop: CancellationToken,
     core_stop: CancellationToken,
+    leave: CancellationToken,
 }
 
 impl Node {
@@ -184,6 +189,7 @@ impl Node {
         );
         let replica: Arc<dyn Replica> = Arc::new(truth.clone());
         let presence = Presence::new(Arc::clone(&replica), io.clone());
+        credentials.ring.keep_in(Arc::clone(&io.disk), &config.data_dir);
         service.complete(truth.clone(), presence.clone(), Arc::clone(&credentials));
         let keeping = Keeping { disk: Arc::clone(&io.disk), folder: config.data_dir.clone() };
         let following =
@@ -224,11 +230,25 @@ impl Node {
             witness: Arc::clone(truth.witness()),
         };
         let sessions = Sessions::start(parts, listener, &tasks, stop.clone());
+        tasks.spawn(drain::follow(truth.clone(), sessions.clone(), stop.clone()));
         publish::start(Arc::clone(&replica), io.clone(), publisher, sessions.clone(), &tasks, stop.clone());
         let jobs = Arc::new(Jobs::new(Arc::clone(&replica), &credentials));
         let watch = Watch::new(replica, presence.clone(), Arc::clone(truth.witness()));
         tracing::info!(master = %credentials.master, name = credentials.name, "this master is running");
-        Ok(Self { truth, presence, sessions, jobs, watch, credentials, io, soundness, tasks, stop, core_stop })
+        Ok(Self {
+            truth,
+            presence,
+            sessions,
+            jobs,
+            watch,
+            credentials,
+            io,
+            soundness,
+            tasks,
+            stop,
+            core_stop,
+            leave: CancellationToken::new(),
+        })
     }
 
     /// Ends when this master can no longer run, with the reason: its data turned out to be corrupt, a write failed, or its
@@ -247,8 +267,21 @@ impl Node {
             if let Some(cause) = self.truth.group().leader_state().stopped {
                 return Failure::Core(cause);
             }
+            if let Some(Expelled { generation, version }) = self.truth.expelled() {
+                return Failure::Removed(removed_words(&self.credentials, generation, version));
+            }
             tokio::time::sleep(FAILURE_WATCH_EVERY).await;
         }
+    }
+
+    /// A token that is cancelled when somebody asks this master to end in order.
+    pub fn asked_to_leave(&self) -> &CancellationToken {
+        &self.leave
+    }
+
+    /// Makes ready to end: another master leads, the minions are elsewhere, and whoever waits for a write has an answer. Bounded.
+    pub async fn leave(&self) {
+        drain::leave(&self.truth, &self.sessions).await;
     }
 
     /// The tasks of this master; what serves its API joins them.
@@ -271,6 +304,16 @@ impl Node {
             tracing::warn!("some tasks did not stop in time; ending anyway");
         }
     }
+}
+
+/// What a master says that was removed from its cluster.
+pub fn removed_words(credentials: &Credentials, generation: u64, version: u64) -> String {
+    format!(
+        "this master, {} ({}), was removed from its cluster: the directory of masters (generation {generation}, version \
+         {version}) does not name it. Nobody takes its word any more. To bring this machine back, empty its data folder and \
+         join again with a token: saltern-master join TOKEN",
+        credentials.name, credentials.master
+    )
 }
 
 /// Opens the stores and starts Raft and the port for other masters.
@@ -404,6 +447,7 @@ async fn follow_directory(
             Ok(directory) if known.as_ref().is_none_or(|known| directory.replaces(known)) => {
                 service.admit(directory.masters.iter().map(|master| master.id).collect());
                 truth.mesh().learn(&directory);
+                truth.handle_directory(&directory);
                 // The one at hand is the one that was kept before, unless the truth's is the newer one.
                 if let Some(signed) = signed.filter(|signed| signed.peek().is_ok_and(|held| held == directory)) {
                     keeping.keep(&truth, signed).await;

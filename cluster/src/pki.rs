@@ -16,6 +16,7 @@
 //! **It refuses** rustls' process-wide default provider: *ring* is named in every configuration.
 
 pub mod credentials;
+pub mod ring;
 pub mod tls;
 
 pub use credentials::Credentials;
@@ -23,6 +24,7 @@ pub use credentials::Credentials;
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use saltern_store::view::CertificateAuthority;
 use saltern_wire::crypto::seal::Sealer;
 use saltern_wire::crypto::{Identity, PublicKey, Signed};
 use saltern_wire::io::{Entropy, draw};
@@ -107,6 +109,14 @@ impl Authority {
             });
         }
         Ok(Self { cluster, identity })
+    }
+
+    /// Opens the CA of the truth with whichever of this master's state secrets is in force.
+    pub fn open(credentials: &Credentials, ca: &CertificateAuthority) -> Result<Self, PkiError> {
+        let missing =
+            || PkiError::Sealed("it was sealed with a newer one, which this master has not been given yet".into());
+        let secret = credentials.ring.in_force(ca).ok_or_else(missing)?;
+        Self::unseal(credentials.cluster, &ca.public_key, &secret, &ca.sealed)
     }
 
     /// The CA's secret key, sealed with the state secret.

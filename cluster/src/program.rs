@@ -1,4 +1,5 @@
-//! The commands of `saltern-master`: `init`, `join`, `run`, `rejoin`, `restore`, `recover`, `check`, and their exit codes.
+//! The commands of `saltern-master`: `init`, `join`, `run`, `drain`, `undrain`, `rejoin`, `restore`, `recover`, `check`, and
+//! their exit codes.
 //!
 //! A command that fails says so in one line on stderr. Exit codes are those of sysexits.h: 64 usage, 65 data that cannot be
 //! trusted, 66 an input that cannot be read, 69 no master reachable, 70 a fault of the master, 71 the system, 74 the disk, 75 try again, 77 denied,
@@ -6,6 +7,7 @@
 
 mod check;
 mod claim;
+mod drain;
 mod recover;
 mod restore;
 mod run;
@@ -63,6 +65,21 @@ enum MasterCommand {
     /// After a majority of the masters was lost for good: show what this one holds, or let it carry on alone
     #[command(subcommand)]
     Recover(recover::RecoverCommand),
+    /// Move this machine's minions and leadership to other masters, then end the running master with exit code 0
+    #[command(
+        after_help = "Minions are asked to move one after the other, over the setting drain_spread_ms. A job that runs on them goes\n\
+        on, and reports through another master. Once started again, the master takes no minions until `undrain`."
+    )]
+    Drain {
+        /// Leave it running, as a member without minions
+        #[arg(long)]
+        stay: bool,
+        /// How long that may take, in seconds; what is under way goes on
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        timeout: u64,
+    },
+    /// Let this machine's master take minions again
+    Undrain,
     /// Verify the data folder of a master that is not running; changes nothing. Exit 0: sound, 65: not, 75: in use
     Check {
         /// How the report is written
@@ -113,6 +130,10 @@ enum Failed {
     Quarantined { cause: String, remedy: String },
     #[error("this master stopped: {0}")]
     Newer(String),
+    #[error(transparent)]
+    Drain(#[from] drain::DrainError),
+    #[error("{0}")]
+    Removed(String),
     #[error("{0}")]
     Core(String),
 }
@@ -133,6 +154,8 @@ impl Failed {
             Self::Disk(_) | Self::Write { .. } => EXIT_DISK,
             Self::Unchecked(StoreError::Locked { .. }) => 75,
             Self::Unchecked(_) => 78,
+            Self::Drain(error) => error.exit_code(),
+            Self::Removed(_) => 77,
             Self::Pki(_) | Self::Core(_) => 70,
         }
     }
@@ -185,6 +208,10 @@ async fn carry_out(arguments: Arguments, beside: impl FnOnce(&Node)) -> Result<u
             let _claim = Claim::take(&config.data_dir)?;
             recover::run(config, command).await
         }
+        MasterCommand::Drain { stay, timeout } => {
+            drain::drain(&config, stay, std::time::Duration::from_secs(timeout)).await.map(|()| 0)
+        }
+        MasterCommand::Undrain => drain::undrain(&config).await.map(|()| 0),
         MasterCommand::Check { output } => {
             let _claim = Claim::take(&config.data_dir)?;
             let folder = config.data_dir.clone();

@@ -1,6 +1,7 @@
 //! What a master answers to other masters: one place that sends each question to whoever knows.
 
 use crate::founding::grant;
+use crate::membership::{change, secrets, wiped};
 use crate::mesh::message::{Granted, Request, Response};
 use crate::mesh::server::{MeshService, Unfit};
 use crate::pki::Credentials;
@@ -63,7 +64,9 @@ impl MeshService for MasterService {
         // Asked again for every message: a link may be older than the directory that took its master out.
         if !self.admits(from) && !matches!(request, Request::Rejoin(_)) {
             tracing::warn!(%from, "refused a message of a master that is not in the directory any more");
-            return Response::Failed("you are not in the directory of masters".into());
+            return self
+                .expelled(from)
+                .unwrap_or_else(|| Response::Failed("you are not in the directory of masters".into()));
         }
         if let Request::Raft(call) = request {
             return self.raft.answer(from, call).await;
@@ -90,6 +93,7 @@ impl MeshService for MasterService {
                 checks: truth.own_checks(),
                 ways: truth.ways().own(),
                 runs: truth.profile(),
+                secret: truth.own_secret(),
             },
             Request::Presence(update) => Response::Presence(presence.handle_update(from, update)),
             Request::Quarantined(cause) => {
@@ -100,7 +104,22 @@ impl MeshService for MasterService {
                 let granted = grant::issue_rejoin(truth, credentials, from, &request).await;
                 Response::Rejoined(granted.map(|grant| Granted(Box::new(grant))).map_err(|refusal| refusal.0))
             }
+            Request::Known { master } => Response::Known(wiped::known(truth, master).await),
+            Request::HandOver { to } => Response::HandingOver(change::hand_over_here(truth, to).await),
+            Request::KeepSecret { epoch, secret } => match secrets::keep(truth, credentials, epoch, &secret.0).await {
+                Ok(()) => Response::Done,
+                Err(cause) => Response::Failed(cause),
+            },
+            Request::StateSecret => Response::StateSecret(secrets::give(truth, credentials, from).await),
         }
+    }
+
+    fn expelled(&self, from: MasterId) -> Option<Response> {
+        let Above { truth, .. } = self.above.get()?;
+        let signed = truth.state().directory()?;
+        // One that this master has not heard of yet may be new.
+        let named = signed.peek().ok()?.master(from).is_some();
+        (!named && !self.raft.is_member(from)).then(|| Response::Expelled(Box::new(signed)))
     }
 
     async fn replicate(&self, from: MasterId, link: Link) {

@@ -102,7 +102,8 @@ pub fn bears(command: &Command) -> Level {
         | Command::Key(KeyCommand::Reject { .. } | KeyCommand::Delete { .. })
         | Command::Master(
             MasterCommand::Directory { .. } | MasterCommand::Rejoin { .. } | MasterCommand::Refound { .. },
-        ) => Level::Full,
+        )
+        | Command::Secret(_) => Level::Full,
     }
 }
 

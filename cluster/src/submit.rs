@@ -128,6 +128,10 @@ impl Jobs {
         let Some(directory) = state.directory().and_then(|signed| signed.peek().ok()) else {
             return Err(Failure::new(FailureCode::NoQuorum, "this master has not caught up with its cluster yet"));
         };
+        if directory.master(self.replica.id()).is_none() {
+            let message = "this master was removed from its cluster: ask another one; nothing was written";
+            return Err(Failure::new(FailureCode::NoQuorum, message));
+        }
         let mut job = Job {
             cluster: self.cluster,
             generation: directory.generation,

@@ -5,12 +5,13 @@
 
 use crate::config::Config;
 use crate::founding::WEIGHT_ORDINARY;
+use crate::pki::ring::Keyring;
 use crate::pki::{Authority, Credentials, PkiError, certificate_from_pem};
 use saltern_store::command::{Command, MasterCommand, Proposal};
 use saltern_wire::crypto::Identity;
 use saltern_wire::io::{Entropy, draw};
 use saltern_wire::level::LEVEL;
-use saltern_wire::master::{Directory, MasterRecord, MasterState};
+use saltern_wire::master::{Directory, MasterRecord, MasterState, Role};
 use saltern_wire::{ClusterId, LogicalTime, MasterId, RequestId};
 use std::sync::Arc;
 use zeroize::Zeroizing;
@@ -66,8 +67,10 @@ impl Succession {
             weight: WEIGHT_ORDINARY,
             certificate: certificate.clone(),
             public_key,
+            role: Role::Voter,
         };
-        let directory = Directory { cluster, generation, version: 1, masters: vec![record], succeeds };
+        let masters = vec![record];
+        let directory = Directory { cluster, generation, version: 1, masters, succeeds, retired: Vec::new() };
         let directory = authority.sign_directory(&directory);
         let tls_certificate_pem = authority.tls_certificate_pem(master, &public_key, &endpoints)?;
         let refound = MasterCommand::Refound {
@@ -97,6 +100,7 @@ impl Succession {
             ca_certificate_pem,
             tls_certificate: certificate_from_pem("the master certificate", &tls_certificate_pem)?,
             tls_certificate_pem,
+            ring: Keyring::new(&state_secret),
             state_secret,
             directory,
         };

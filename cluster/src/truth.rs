@@ -18,6 +18,7 @@ mod attempts;
 mod confirm;
 mod contact;
 mod lanes;
+mod members;
 mod room;
 mod sameness;
 mod ways;
@@ -34,6 +35,8 @@ use attempts::Attempts;
 use confirm::Confirmations;
 use contact::Contact;
 use lanes::Lanes;
+pub use members::Expelled;
+use members::Membership;
 use room::DecidingLevel;
 use saltern_store::command::{Applied, Command, Proposal};
 use saltern_store::{AppliedEntry, Check, State};
@@ -165,6 +168,8 @@ pub(crate) struct Probed {
     pub(crate) ways: Vec<Way>,
     /// The profile that it runs with.
     pub(crate) runs: Option<Profile>,
+    /// The number of the state secret in force, if it holds that one.
+    pub(crate) secret: Option<u64>,
 }
 
 struct Inner {
@@ -182,6 +187,7 @@ struct Inner {
     lanes: Lanes,
     room: Mutex<DecidingLevel>,
     confirmations: Confirmations,
+    membership: Membership,
     witness: Arc<Witness>,
     /// The newest entry at which masters differ and no majority tells who is right; 0 for none.
     split: AtomicU64,
@@ -212,6 +218,7 @@ impl Truth {
             lanes: Lanes::default(),
             room: Mutex::default(),
             confirmations: Confirmations::default(),
+            membership: Membership::default(),
             witness,
             split: AtomicU64::new(0),
         }))
@@ -278,6 +285,7 @@ impl Truth {
         request: Option<RequestId>,
         within: Duration,
     ) -> Result<Committed, ProposeError> {
+        let _under_way = self.0.membership.begin();
         let request = match (lane, request) {
             (_, Some(request)) => Some(request),
             (Lane::Control, None) => Some(RequestId::from_bytes(draw(&*self.0.entropy))),

@@ -119,6 +119,9 @@ impl MeshService for OnlyRaft {
     fn hears_out(&self, _master: MasterId) -> bool {
         false
     }
+    fn expelled(&self, _master: MasterId) -> Option<Response> {
+        None
+    }
     async fn answer(&self, from: MasterId, request: Request) -> Response {
         match request {
             Request::Raft(call) => self.0.answer(from, call).await,

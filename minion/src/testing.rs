@@ -105,10 +105,11 @@ pub(crate) fn directory(generation: u64, version: u64, masters: &[u64]) -> Signe
             weight: 100,
             certificate: Signed::new(&certificate, &ca()),
             public_key,
+            role: saltern_wire::master::Role::Voter,
         }
     };
     let masters = masters.iter().map(record).collect();
-    Signed::new(&Directory { cluster: CLUSTER, generation, version, masters, succeeds: vec![] }, &ca())
+    Signed::new(&Directory { cluster: CLUSTER, generation, version, masters, succeeds: vec![], retired: vec![] }, &ca())
 }
 
 /// Decisions over this ledger: two masters, generation 3, accepted.

@@ -150,8 +150,9 @@ impl Trust {
     /// Checks a job against the directory.
     pub fn check_job(&self, signed: &Signed<Job>, peeked: &Job) -> Result<Verified<Job>, JobRefusal> {
         let Some(directory) = &self.directory else { return Err(JobRefusal::NoDirectory) };
-        let Some(signer) = directory.master(peeked.master) else { return Err(JobRefusal::Signer(peeked.master)) };
-        let job = signed.verify(&signer.public_key).map_err(|error| match error {
+        // One that left is believed for what it took before: it reaches this minion through a master that is still one.
+        let Some(signer) = directory.signer(peeked.master) else { return Err(JobRefusal::Signer(peeked.master)) };
+        let job = signed.verify(signer).map_err(|error| match error {
             SignatureError::Key | SignatureError::Forged => JobRefusal::Forged(peeked.master),
             SignatureError::Codec(error) => JobRefusal::Malformed(error.to_string()),
         })?;

@@ -54,6 +54,8 @@ pub enum Command {
         /// The level from here on.
         level: u32,
     },
+    /// The state secret.
+    Secret(SecretCommand),
 }
 
 /// Minion keys.
@@ -244,6 +246,25 @@ pub enum SettingsCommand {
         name: String,
         /// To what.
         value: Value,
+    },
+}
+
+/// The state secret. It never is in the log, only what it seals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SecretCommand {
+    /// Asks for a new secret in the place of number `epoch`. Changes nothing if that one has been followed already.
+    Want {
+        /// The number of the secret that is to go.
+        epoch: u64,
+    },
+    /// Puts a new secret in force, which a majority of the voters holds on disk: every secret value, sealed with it. Join
+    /// tokens that were not used yet end. Refused unless `epoch` is exactly one above the one in force.
+    Rotate {
+        /// The number of the new secret.
+        epoch: u64,
+        /// The CA's secret key, sealed with it.
+        #[serde(with = "serde_bytes")]
+        ca_sealed: Vec<u8>,
     },
 }
 

@@ -4,12 +4,12 @@
 //! a master of an older build that still votes never meets one. A state above this build's level is not opened.
 
 use crate::command::{
-    Command, JobCommand, KeyCommand, MasterCommand, MineCommand, MinionCommand, Refused, SettingsCommand,
+    Command, JobCommand, KeyCommand, MasterCommand, MineCommand, MinionCommand, Refused, SecretCommand, SettingsCommand,
 };
 use crate::error::StoreError;
 use crate::kv::Kv;
 use crate::table::meta;
-use saltern_wire::level::{LEVEL, LEVEL_FIRST, Newer};
+use saltern_wire::level::{LEVEL, LEVEL_FIRST, LEVEL_MEMBERSHIP, Newer};
 use saltern_wire::settings::Settings;
 use std::sync::Arc;
 
@@ -43,6 +43,7 @@ impl Command {
             Self::Settings(SettingsCommand::Set { name, .. }) => Settings::level_of(name),
             // Proposed once every voter knows it: it is what says so.
             Self::Level { .. } => LEVEL_FIRST,
+            Self::Secret(SecretCommand::Want { .. } | SecretCommand::Rotate { .. }) => LEVEL_MEMBERSHIP,
         }
     }
 

@@ -78,9 +78,10 @@ pub async fn export_keys(
     let credentials = Arc::clone(&api.credentials);
     let entropy = Arc::clone(&api.io.entropy);
     let seal = move || -> Result<ExportedKeys, Refusal> {
-        let (cluster, state_secret) = (credentials.cluster, credentials.state_secret.clone());
-        let authority = Authority::unseal(cluster, &ca.public_key, &state_secret, &ca.sealed)
-            .map_err(|error| Refusal::new(FailureCode::Internal, error.to_string()))?;
+        let cluster = credentials.cluster;
+        let busy = |error: crate::pki::PkiError| Refusal::new(FailureCode::Busy, error.to_string());
+        let authority = Authority::open(&credentials, &ca).map_err(busy)?;
+        let state_secret = credentials.ring.in_force(&ca).unwrap_or_else(|| credentials.state_secret.clone());
         let keys = ClusterKeys { ca: authority.into_identity(), state_secret };
         let file = keys.seal(cluster, &request.passphrase.0, &*entropy).map_err(|error| {
             let wrong = matches!(error, KeysError::Passphrase { .. });

@@ -25,6 +25,7 @@ use saltern_wire::limits::MASTERS_MAX;
 use saltern_wire::master::{Directory, Endpoints, MasterRecord, MasterState};
 use saltern_wire::{MasterId, RequestId, Revision};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Directories that one join builds before it gives up: each one lost to another change of the directory meanwhile.
 const DIRECTORY_ATTEMPTS: u32 = 16;
@@ -47,11 +48,18 @@ pub async fn create_token(
         return Err(Refusal::new(FailureCode::Invalid, message));
     }
     let directory = directory(replica)?;
-    let secret = token::secret(&credentials.state_secret, name);
+    let state_secret = state_secret(replica, credentials)?;
+    let secret = token::secret(&state_secret, name);
     let command =
         MasterCommand::Token { secret_hash: token::secret_hash(&secret), ttl_ms: request.ttl_ms, uses: request.uses };
     let committed = replica.propose(Lane::Control, Command::Master(command), Some(name)).await?;
     let Reply::Token { expires } = committed.applied? else { return Err(unexpected()) };
+    // A retry after the state secret was changed: what the first one made has ended, and its secret is another one.
+    if replica.state().token_ends(&token::secret_hash(&secret))?.is_none() {
+        let message =
+            "the token that this request made has ended, because the state secret was changed: draw a new one";
+        return Err(Refusal::new(FailureCode::Conflict, message));
+    }
     let addresses = directory.masters.iter().map(|master| master.endpoints.api.clone()).collect();
     let token = token::write(&JoinToken { addresses, ca_fingerprint: credentials.ca_fingerprint(), secret });
     Ok((JoinTokenView { token, expires }, committed.revision))
@@ -132,6 +140,7 @@ async fn admit(
         weight: WEIGHT_ORDINARY,
         certificate: certificate.clone(),
         public_key: newcomer.public_key,
+        role: saltern_wire::master::Role::Voter,
     };
     let (directory, revision) = enter(replica, &authority, record, newcomer.replaces, joined).await?;
     let pki = |error: crate::pki::PkiError| Refusal::new(FailureCode::Internal, error.to_string());
@@ -144,7 +153,7 @@ async fn admit(
         ca_certificate_pem: credentials.ca_certificate_pem.clone(),
         tls_certificate_pem: tls,
         certificate,
-        state_secret: hex::encode(credentials.state_secret.as_slice()),
+        state_secret: hex::encode(state_secret(replica, credentials)?.as_slice()),
         directory,
         level: replica.state().level(),
     };
@@ -202,14 +211,14 @@ async fn enter(
                 return Ok((authority.sign_directory(&next), revision));
             }
             // It asks again after a change of its configuration; how far it has come stays as it is.
-            *held = MasterRecord { state: held.state, weight: held.weight, ..record.clone() };
+            *held = MasterRecord { state: held.state, weight: held.weight, role: held.role, ..record.clone() };
         } else {
             if let Some(gone) = gone {
-                let Some(place) = next.masters.iter().position(|held| held.id == gone) else {
+                let Some(gone) = next.retire(gone) else {
                     let message = format!("the master {gone} left the directory meanwhile: join again with a token");
                     return Err(Refusal::new(FailureCode::Conflict, message));
                 };
-                record.weight = next.masters.remove(place).weight;
+                (record.weight, record.role) = (gone.weight, gone.role);
             }
             next.masters.push(record.clone());
             next.masters.sort_by_key(|master| master.id);
@@ -279,8 +288,15 @@ fn directory(replica: &dyn Replica) -> Result<Directory, Refusal> {
 /// The CA, opened.
 fn authority(replica: &dyn Replica, credentials: &Credentials) -> Result<Authority, Refusal> {
     let Some(ca) = replica.state().ca() else { return Err(unfounded()) };
-    Authority::unseal(credentials.cluster, &ca.public_key, &credentials.state_secret, &ca.sealed)
-        .map_err(|error| Refusal::new(FailureCode::Internal, error.to_string()))
+    // A master that has not been given the newest secret yet is given it within seconds.
+    Authority::open(credentials, &ca).map_err(|error| Refusal::new(FailureCode::Busy, error.to_string()))
+}
+
+/// The state secret in force.
+fn state_secret(replica: &dyn Replica, credentials: &Credentials) -> Result<Zeroizing<[u8; 32]>, Refusal> {
+    let Some(ca) = replica.state().ca() else { return Err(unfounded()) };
+    let message = "this master has not been given the newest state secret yet: try again, or ask another one";
+    credentials.ring.in_force(&ca).ok_or_else(|| Refusal::new(FailureCode::Busy, message))
 }
 
 fn unfounded() -> Refusal {

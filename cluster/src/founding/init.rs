@@ -80,6 +80,7 @@ pub fn init(
         weight: WEIGHT_ORDINARY,
         certificate: certificate.clone(),
         public_key,
+        role: saltern_wire::master::Role::Voter,
     };
     let directory = authority.sign_directory(&Directory {
         cluster,
@@ -87,6 +88,7 @@ pub fn init(
         version: 1,
         masters: vec![record],
         succeeds: Vec::new(),
+        retired: Vec::new(),
     });
     let ca_certificate_pem = authority.certificate_pem()?;
     let tls_certificate_pem = authority.tls_certificate_pem(FOUNDER, &public_key, &endpoints)?;
@@ -119,6 +121,7 @@ pub fn init(
         ca_certificate_pem,
         tls_certificate: certificate_from_pem("the new master certificate", &tls_certificate_pem)?,
         tls_certificate_pem,
+        ring: crate::pki::ring::Keyring::new(&state_secret),
         state_secret,
         directory,
     };

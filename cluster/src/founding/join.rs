@@ -179,6 +179,7 @@ pub fn accept(
         ca_certificate_pem: grant.ca_certificate_pem,
         tls_certificate: pem("the master certificate", &grant.tls_certificate_pem)?,
         tls_certificate_pem: grant.tls_certificate_pem,
+        ring: crate::pki::ring::Keyring::new(&state_secret),
         state_secret,
         directory: grant.directory,
     };

@@ -17,7 +17,7 @@ use super::{FOUNDING_FILE, FoundingError, accept};
 use crate::config::Config;
 use crate::mesh::Mesh;
 use crate::mesh::message::{Channel, Granted, RejoinRequest, Request, Response};
-use crate::pki::credentials::{self, CredentialsError, MASTER_FILE};
+use crate::pki::credentials::{self, CredentialsError, DIRECTORY_FILE, MASTER_FILE};
 use crate::pki::{Credentials, PkiError, tls};
 use crate::quarantine::{QUARANTINE_FILE, Quarantine};
 use futures::StreamExt;
@@ -37,7 +37,7 @@ use zeroize::Zeroizing;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// What is moved aside, if it is there. The file `quarantine` follows last.
-const DOUBTED: [&str; 5] = ["log", "state", "snapshots", "mark", FOUNDING_FILE];
+const DOUBTED: [&str; 6] = ["log", "state", "snapshots", "mark", FOUNDING_FILE, DIRECTORY_FILE];
 
 /// The fresh key, before there is a certificate for it.
 const FRESH_KEY_FILE: &str = "fresh.key";

@@ -68,7 +68,8 @@ impl Scene {
             | Command::Mine(_)
             | Command::Master(_)
             | Command::Settings(_)
-            | Command::Level { .. } => None,
+            | Command::Level { .. }
+            | Command::Secret(_) => None,
         });
         returns.map(|returns| (returns.len(), returns.iter().map(|(_, part)| part.body.len()).sum())).collect()
     }

@@ -1,13 +1,14 @@
 //! What masters say to each other. Raft's messages travel packed by [`crate::raft::types::pack`]: this file need not know them.
 
+use crate::pki::ring::Hidden;
 use crate::regions::Way;
 use crate::space::Room;
 use bytes::Bytes;
 use saltern_store::command::{Applied, Proposal};
 use saltern_wire::api::{Failure, JoinGrant};
 use saltern_wire::codec::Encoded;
-use saltern_wire::crypto::PublicKey;
-use saltern_wire::master::Endpoints;
+use saltern_wire::crypto::{PublicKey, Signed};
+use saltern_wire::master::{Directory, Endpoints};
 use saltern_wire::profile::Profile;
 use saltern_wire::{LogicalTime, MasterId, Revision};
 use serde::{Deserialize, Serialize};
@@ -94,6 +95,26 @@ pub enum Request {
     Quarantined(String),
     /// The asking master lost its data and wants to come back under a fresh id.
     Rejoin(Box<RejoinRequest>),
+    /// Has the leader ever sent entries to this master, or is it more than a joiner? Asked by a master whose data folder holds
+    /// nothing, before it takes any part. Passed on to the leader; replied by [`Response::Known`].
+    Known {
+        /// Which master.
+        master: MasterId,
+    },
+    /// Asks the leader to hand leadership over. Replied by [`Response::HandingOver`].
+    HandOver {
+        /// To whom; the leader chooses if nobody is named.
+        to: Option<MasterId>,
+    },
+    /// Keep this state secret: it is about to be in force. Asked by the leader; replied by [`Response::Done`] once on disk.
+    KeepSecret {
+        /// Its number.
+        epoch: u64,
+        /// The secret.
+        secret: Hidden,
+    },
+    /// Gives the state secret in force to a master that missed it. Replied by [`Response::StateSecret`].
+    StateSecret,
 }
 
 /// How a master that lost its data wants to come back. Who it was is what its connection proved.
@@ -199,11 +220,22 @@ pub enum Response {
         /// The profile that it runs with; absent if it has a timing of its own.
         #[serde(default)]
         runs: Option<Profile>,
+        /// The number of the state secret in force, if it holds that one.
+        #[serde(default)]
+        secret: Option<u64>,
     },
     /// Answer to presence.
     Presence(crate::presence::table::Heard),
     /// Answer to a wish to rejoin.
     Rejoined(Result<Granted, Failure>),
+    /// Whether the cluster counts on what the master in question holds; `None` if there is no leader to say so.
+    Known(Option<bool>),
+    /// Who is going to lead, or why nobody else can.
+    HandingOver(Result<MasterId, String>),
+    /// The state secret in force and its number; `None` if the answering master does not hold it, or does not give it.
+    StateSecret(Option<(u64, Hidden)>),
+    /// The asking master is no member of the cluster any more: this directory does not name it.
+    Expelled(Box<Signed<Directory>>),
     /// The question could not be served.
     Failed(String),
 }
@@ -273,6 +305,7 @@ mod tests {
             checks: vec![(1, 2)],
             ways: Vec::new(),
             runs: None,
+            secret: Some(4),
         };
         let bytes = saltern_wire::encode(&Numbered { number: 1, deadline_ms: None, body });
         let read: Numbered<FirstResponse> = saltern_wire::decode(&bytes).expect("a later master's words");

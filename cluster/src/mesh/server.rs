@@ -18,6 +18,9 @@ const IN_FLIGHT_MAX: usize = 256;
 /// as well.
 const EXPELLED_EVERY: Duration = Duration::from_secs(1);
 
+/// Masters that are told at one time that they were removed; they ask again.
+const FAREWELLS_MAX: usize = 8;
+
 /// Longest wait for a turn of a question that names no deadline.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -37,6 +40,9 @@ pub trait MeshService: Send + Sync + 'static {
     fn admits(&self, master: MasterId) -> bool;
     /// Whether a master that is not admitted (any more) may still ask to rejoin: its answer to an earlier wish was lost.
     fn hears_out(&self, master: MasterId) -> bool;
+    /// What a master that is not admitted is told instead of an answer: the directory that does not name it. `None` if there is
+    /// nothing to show.
+    fn expelled(&self, master: MasterId) -> Option<Response>;
     /// Answers one question.
     async fn answer(&self, from: MasterId, request: Request) -> Response;
     /// Serves a replication stream to its end.
@@ -66,6 +72,7 @@ async fn accept_all(
     tasks: TaskTracker,
     stop: CancellationToken,
 ) {
+    let farewells = Arc::new(Semaphore::new(FAREWELLS_MAX));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -84,6 +91,16 @@ async fn accept_all(
             Ok((from, link)) => {
                 service.note_refused(from, Unfit::Stranger);
                 tracing::warn!(%from, peer = link.peer, "refused a master that is not in the directory");
+                if let (Ok(place), Some(word)) = (Arc::clone(&farewells).try_acquire_owned(), service.expelled(from)) {
+                    let stop = stop.clone();
+                    tasks.spawn(async move {
+                        tokio::select! {
+                            () = say_farewell(link, word) => {}
+                            () = stop.cancelled() => {}
+                        }
+                        drop(place);
+                    });
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "the listener for other masters is gone");
@@ -91,6 +108,25 @@ async fn accept_all(
             }
         }
     }
+}
+
+/// Answers the first question of a master that was removed by the proof that it was, so that it can end.
+async fn say_farewell(mut link: Link, word: Response) {
+    let answer = async {
+        let hello = link.receiver.recv().await.ok()?;
+        let channel = Channel::from_hello(&hello)?;
+        if channel == Channel::Replicate {
+            return None;
+        }
+        let question = link.receiver.recv().await.ok()?;
+        let asked = saltern_wire::codec::decode_bounded::<Numbered<Request>>(&question, PEER_MESSAGE_BYTES_MAX).ok()?;
+        let reply = Numbered { number: asked.number, deadline_ms: None, body: word };
+        link.sender.send(saltern_wire::encode(&reply).into()).await.ok()?;
+        // Whoever reads it closes the link; closing it first might cost the answer.
+        link.receiver.recv().await.ok().map(drop)
+    };
+    // Whether it hears is its own affair.
+    let _ = tokio::time::timeout(Duration::from_millis(HANDSHAKE_TIMEOUT_MS), answer).await;
 }
 
 async fn serve_link(from: MasterId, mut link: Link, service: Arc<dyn MeshService>) {

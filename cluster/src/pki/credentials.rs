@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `identity.key` | the master's ed25519 secret key, 64 hexadecimal digits |
 //! | `state.secret` | the secret that seals secret values of the truth, 64 hexadecimal digits |
+//! | `state.secrets` | every state secret that this master was given ([`super::ring`]) |
 //! | `ca.pem`, `tls.pem` | the X.509 certificates of the cluster CA and of this master |
 //! | `master.json` | everything public: cluster, id, name, endpoints, certificate, directory. Written last |
 //! | `directory.json` | the newest directory that this master has applied, for the day on which its tables cannot be read |
@@ -12,6 +13,7 @@
 //! folder that counts as empty. With it, every file is there and fits the others, or [`Credentials::load`] says which does
 //! not. Files have mode 0600 and the folder 0700, which is the business of [`Disk`].
 
+use super::ring::Keyring;
 use super::{PkiError, certificate_from_pem, certified_key, peer_master_id};
 use rustls::pki_types::CertificateDer;
 use saltern_wire::crypto::{Fingerprint, Identity, PublicKey, Signed};
@@ -69,8 +71,10 @@ pub struct Credentials {
     pub tls_certificate_pem: String,
     /// Its own X.509 certificate.
     pub tls_certificate: CertificateDer<'static>,
-    /// Seals secret values of the truth.
+    /// Seals secret values of the truth, as it was when the credentials were made or read. What is in force now: `ring`.
     pub state_secret: Zeroizing<[u8; 32]>,
+    /// Every state secret that this master holds.
+    pub ring: Arc<Keyring>,
     /// The newest directory outside of the truth: as it was when this master was founded or joined, or as it was kept since.
     pub directory: Signed<Directory>,
 }
@@ -156,6 +160,8 @@ impl Credentials {
             ca_certificate_pem,
             tls_certificate: pem(TLS_FILE, &tls_certificate_pem)?,
             tls_certificate_pem,
+            ring: Keyring::load(&state_secret, disk, folder)
+                .map_err(|(path, cause)| CredentialsError::Malformed { path, cause })?,
             state_secret,
             directory: file.directory,
         };

@@ -38,8 +38,11 @@ fn credentials(authority: &Authority, master: u64) -> Credentials {
         weight: 100,
         certificate: certificate.clone(),
         public_key,
+        role: saltern_wire::master::Role::Voter,
     };
-    let directory = Directory { cluster: CLUSTER, generation: 1, version: 1, masters: vec![record], succeeds: vec![] };
+    let masters = vec![record];
+    let directory =
+        Directory { cluster: CLUSTER, generation: 1, version: 1, masters, succeeds: vec![], retired: vec![] };
     let ca_certificate_pem = authority.certificate_pem().expect("issued");
     let tls_certificate_pem = authority.tls_certificate_pem(master, &public_key, &endpoints).expect("issued");
     Credentials {
@@ -57,6 +60,7 @@ fn credentials(authority: &Authority, master: u64) -> Credentials {
         tls_certificate: certificate_from_pem("tls", &tls_certificate_pem).expect("PEM"),
         tls_certificate_pem,
         state_secret: Zeroizing::new([9; 32]),
+        ring: ring::Keyring::new(&Zeroizing::new([9; 32])),
         directory: authority.sign_directory(&directory),
     }
 }

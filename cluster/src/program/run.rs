@@ -5,8 +5,9 @@ use crate::api::{Api, Gate};
 use crate::backup::schedule::Schedule;
 use crate::config::{Config, LogLevel};
 use crate::founding;
+use crate::membership::{removed, wiped};
 use crate::mesh::Mesh;
-use crate::node::{DiskWatch, Edges, Failure, Node, NodeConfig, bind_address};
+use crate::node::{DiskWatch, Edges, Failure, Node, NodeConfig, bind_address, removed_words};
 use crate::pki::{Credentials, tls};
 use crate::quarantine::{QUARANTINE_FILE, Quarantine, cause_of, tell_peers};
 use crate::raft::GroupConfig;
@@ -70,6 +71,13 @@ pub async fn run(config: Config, remedy: &str, beside: impl FnOnce(&Node)) -> Re
     // Everything that follows writes; what the stores would say of a disk that takes nothing is harder to read.
     require_writable(&config.data_dir)?;
     let founding = founding::pending(&SystemDisk, &config.data_dir)?;
+    let mesh = Mesh::new(Arc::new(tls::mesh(&credentials)?.from_interface(config.interface)));
+    if let Some(directory) = removed::look(&credentials, &mesh).await {
+        return Err(Failed::Removed(removed_words(&credentials, directory.generation, directory.version)));
+    }
+    if let Some(cause) = wiped::look(&config.data_dir, &credentials, &mesh, founding.is_some()).await {
+        return Err(quarantine(&config, &credentials, &cause, remedy).await);
+    }
     let (edges, gate) = edges(&config, &credentials)?;
     // The API's addresses are taken first: a second master with the same configuration ends here, before it touches a log.
     let tcp = crate::http::bind_tcp(config.bind(config.api_port))?;
@@ -100,8 +108,16 @@ pub async fn run(config: Config, remedy: &str, beside: impl FnOnce(&Node)) -> Re
             node.stop().await;
             return Err(start_anew());
         }
+        () = node.asked_to_leave().cancelled() => None,
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    if failure.is_none() {
+        tokio::select! {
+            () = node.leave() => {}
+            // Whoever asks twice is in a hurry.
+            () = asked_to_stop() => {}
+        }
+    }
     node.stop().await;
     // The socket is this master's own; the next start would replace it anyway.
     let _ = std::fs::remove_file(&config.socket);
@@ -118,6 +134,7 @@ pub async fn run(config: Config, remedy: &str, beside: impl FnOnce(&Node)) -> Re
             require_writable(&config.data_dir)?;
             Err(Failed::Write { folder: config.data_dir.display().to_string(), cause })
         }
+        Some(Failure::Removed(cause)) => Err(Failed::Removed(cause)),
         Some(Failure::Corrupt(cause)) => Err(quarantine(&config, &credentials, &cause, remedy).await),
     }
 }

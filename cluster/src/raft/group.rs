@@ -124,6 +124,8 @@ pub struct LeaderState {
     pub voters: BTreeSet<MasterId>,
     /// Learners of the newest membership.
     pub learners: BTreeSet<MasterId>,
+    /// Whether the newest membership is the first half of a change: both the old and the new voters have to agree.
+    pub joint: bool,
     /// If this member leads: the newest index each other member has.
     pub matched: BTreeMap<MasterId, Option<u64>>,
     /// Set once the core has stopped.
@@ -244,6 +246,19 @@ impl Group {
         added.map(drop).map_err(|error| GroupError::Membership(error.to_string()))
     }
 
+    /// Makes exactly `voters` vote, in one step; whoever voted before stays as a learner. Each new one must be a learner.
+    pub async fn set_voters(&self, voters: BTreeSet<MasterId>) -> Result<(), GroupError> {
+        let change = ChangeMembers::ReplaceAllVoters(voters.into_iter().map(|id| id.0).collect());
+        let changed = self.raft.change_membership(change, true).await;
+        changed.map(drop).map_err(|error| GroupError::Membership(error.to_string()))
+    }
+
+    /// Finishes a change of the voters whose leader died between its two entries.
+    pub async fn settle_voters(&self) -> Result<(), GroupError> {
+        let changed = self.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), true).await;
+        changed.map(drop).map_err(|error| GroupError::Membership(error.to_string()))
+    }
+
     /// Makes a learner a voter.
     pub async fn promote(&self, id: MasterId) -> Result<(), GroupError> {
         let change = ChangeMembers::AddVoterIds(BTreeSet::from([id.0]));
@@ -307,6 +322,7 @@ impl Group {
             applied: self.machine.state().applied_index(),
             voters: ids(membership.voter_ids().collect()),
             learners: ids(membership.learner_ids().collect()),
+            joint: membership.get_joint_config().len() > 1,
             matched: matched.map(|(id, log)| (MasterId(*id), log.as_ref().map(|log| log.index()))).collect(),
             stopped: metrics.running_state.as_ref().err().map(ToString::to_string),
         }

@@ -89,6 +89,7 @@ pub fn apply(
     }
     // Alone under an older certificate: an earlier run wrote the log and was interrupted before the credentials.
     let generation = if alone { directory.generation } else { directory.generation + 1 };
+    let state_secret = credentials.ring.in_force(&ca).unwrap_or_else(|| credentials.state_secret.clone());
     let succession = Succession {
         cluster: credentials.cluster,
         succeeds: directory.succeeds,
@@ -98,7 +99,7 @@ pub fn apply(
         identity: Arc::clone(&credentials.identity),
         authority,
         ca_certificate_pem: ca.certificate_pem,
-        state_secret: credentials.state_secret.clone(),
+        state_secret,
         now: LogicalTime::from_unix_micros(clock.wall_unix_micros()),
     };
     let (next, proposal) = succession.prepare(config, entropy)?;
@@ -126,7 +127,7 @@ fn try_out(
     drop(copy);
     engine.remove(&dir)?;
     let (Some(ca), Some(directory)) = (ca, directory) else { return Err(RecoverError::Empty) };
-    let authority = Authority::unseal(credentials.cluster, &ca.public_key, &credentials.state_secret, &ca.sealed)?;
+    let authority = Authority::open(credentials, &ca)?;
     let corrupt = |error: saltern_wire::crypto::SignatureError| saltern_store::StoreError::Corrupt {
         what: "the directory of masters".into(),
         cause: error.to_string(),

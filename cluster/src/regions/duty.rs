@@ -4,12 +4,13 @@
 use super::preferred::{Preference, Voter};
 use super::turn::{Seen, Turn, turn};
 use super::{forecast, timing};
+use crate::membership::VOTERS_MAX;
 use crate::space::Level;
 use crate::truth::{Lane, Truth};
 use saltern_store::command::{Command, SettingsCommand};
 use saltern_wire::MasterId;
 use saltern_wire::api::{RoundTrip, TimingStatus};
-use saltern_wire::master::{Directory, MasterState};
+use saltern_wire::master::{Directory, MasterState, Role};
 use saltern_wire::profile::{Profile, ProfileChoice};
 use saltern_wire::settings::Settings;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,9 +27,6 @@ const HANDED_OVER_REST: Duration = Duration::from_secs(5);
 
 /// Looks at which a master's turn has to have come before it takes it: longer than a probe is old.
 const LOOKS_BEFORE_TURN: u32 = 3;
-
-/// Voters that the group grows to by itself.
-const VOTERS_MAX: usize = 5;
 
 /// The duty of a leader. Ends with whoever drops it.
 pub async fn lead_all(truth: Truth) {
@@ -81,7 +79,10 @@ fn electorate(truth: &Truth, directory: &Directory) -> BTreeSet<MasterId> {
     let group = truth.group().leader_state();
     let mut all = group.voters;
     if all.len() < VOTERS_MAX {
-        let joining = directory.masters.iter().filter(|master| master.state != MasterState::Draining);
+        let joining = directory
+            .masters
+            .iter()
+            .filter(|master| master.state != MasterState::Draining && master.role == Role::Voter);
         all.extend(joining.map(|master| master.id));
     }
     all

@@ -58,10 +58,14 @@ fn directory(version: u64, masters: u64) -> Signed<Directory> {
             weight: 100,
             certificate: certificate(id),
             public_key: master_key(id).public_key(),
+            role: saltern_wire::master::Role::Voter,
         }
     };
     let masters = (1..=masters).map(record).collect();
-    Signed::new(&Directory { cluster: CLUSTER, generation: 1, version, masters, succeeds: vec![] }, &ca())
+    Signed::new(
+        &Directory { cluster: CLUSTER, generation: 1, version, masters, succeeds: vec![], retired: vec![] },
+        &ca(),
+    )
 }
 
 /// What a test may switch, for all masters together.

@@ -125,6 +125,8 @@ pub(crate) struct Shared {
     credentials: MasterCredentials,
     confirmations: mpsc::Sender<oneshot::Sender<()>>,
     contact: AtomicBool,
+    /// This master is about to end: nobody attaches any more.
+    closed: AtomicBool,
     next: AtomicU64,
 }
 
@@ -147,6 +149,7 @@ impl Sessions {
         let limits = Mutex::new(Limits::new(io.clock.monotonic()));
         let shared = Arc::new(Shared {
             contact: AtomicBool::new(replica.quorum().fresh),
+            closed: AtomicBool::new(false),
             replica,
             io,
             publisher,
@@ -195,6 +198,11 @@ impl Sessions {
     /// Remembers that this master has contact to a majority: without any since its start, nobody may attach.
     pub fn note_contact(&self) {
         self.shared.contact.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets nobody attach any more: this master is about to end.
+    pub fn close(&self) {
+        self.shared.closed.store(true, Ordering::Relaxed);
     }
 
     /// Ends the session of `key` at once with these last words, withdraws its right to the fan-out and its seat.
@@ -290,6 +298,9 @@ impl Shared {
 
     /// Why nobody may attach now, for people; `None` if minions may.
     fn closed(&self) -> Option<String> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Some("this master is about to end".into());
+        }
         let quorum = self.replica.quorum();
         if quorum.fresh {
             self.contact.store(true, Ordering::Relaxed);

@@ -311,10 +311,11 @@ fn signed_directory(ca: &Identity, generation: u64, version: u64, masters: &[u64
             weight: 100,
             certificate: Signed::new(&certificate, ca),
             public_key,
+            role: saltern_wire::master::Role::Voter,
         }
     };
     let masters = masters.iter().map(record).collect();
-    Signed::new(&Directory { cluster: CLUSTER, generation, version, masters, succeeds: vec![] }, ca)
+    Signed::new(&Directory { cluster: CLUSTER, generation, version, masters, succeeds: vec![], retired: vec![] }, ca)
 }
 
 impl Master {

@@ -25,6 +25,7 @@
 //! the HTTP status of [`FailureCode::status`]. Writes take the header `saltern-request` (a [`crate::RequestId`]): a retry
 //! under the same id finds the first answer. Any request takes the header `saltern-deadline-ms`: for how long the client waits.
 
+pub mod member;
 mod region;
 mod snapshot;
 

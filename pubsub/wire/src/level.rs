@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 /// The level of builds and clusters that do not know of levels.
 pub const LEVEL_FIRST: u32 = 1;
 
+/// The level with which masters have a role, and the state secret is changed when one of them leaves.
+pub const LEVEL_MEMBERSHIP: u32 = 2;
+
 /// The newest level that this build understands. It rises by one with the first change after a release that an older build
 /// could not read or would not apply alike.
 pub const LEVEL: u32 = 2;

@@ -55,6 +55,24 @@ pub enum MasterState {
     Draining,
 }
 
+/// Which part of the group an operator wants a master to take. The leader brings the group there, as far as there is room.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Votes as soon as it has caught up, while there are fewer voters than there may be.
+    #[default]
+    Voter,
+    /// Receives the log, publishes, takes sessions and serves reads; never votes.
+    Learner,
+}
+
+impl Role {
+    /// Whether it is the part that every master takes unless somebody wants otherwise.
+    fn is_ordinary(&self) -> bool {
+        *self == Self::Voter
+    }
+}
+
 /// One master in the directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MasterRecord {
@@ -76,6 +94,9 @@ pub struct MasterRecord {
     pub certificate: Signed<Certificate>,
     /// The certified key again, so that readers need not open the certificate each time.
     pub public_key: PublicKey,
+    /// Which part of the group it is to take.
+    #[serde(default, skip_serializing_if = "Role::is_ordinary")]
+    pub role: Role,
 }
 
 /// All masters; signed by the cluster CA. Minions keep the newest they have seen and obey only masters in it.
@@ -93,7 +114,23 @@ pub struct Directory {
     /// generation is higher than theirs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub succeeds: Vec<ClusterId>,
+    /// Masters that left: jobs that they took before are run, although nobody takes their word any more. The newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<Retired>,
 }
+
+/// A master that left, and the key with which it signed the jobs that it had taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Its number.
+    pub id: MasterId,
+    /// Its key.
+    pub public_key: PublicKey,
+}
+
+/// Retired masters that are remembered. A job waits for a minion for a week at most; who replaces more masters in a week has
+/// other worries.
+pub const RETIRED_MAX: usize = 16;
 
 impl Encoded for Directory {
     const KIND: u8 = 21;
@@ -112,6 +149,24 @@ impl Directory {
     /// Whether this directory replaces `other` on a minion that holds it: it is a newer one of the same cluster, or the one
     /// of a cluster that was restored from it. A cluster is left for its successor only, and only for a higher generation, so
     /// that nobody is ever led back.
+    /// The key that signed the jobs which the master `id` took, whether or not it is still one. Nothing but a job that the truth
+    /// holds may be believed on the word of a retired one.
+    pub fn signer(&self, id: MasterId) -> Option<&PublicKey> {
+        let retired = || self.retired.iter().find(|retired| retired.id == id).map(|retired| &retired.public_key);
+        self.master(id).map(|master| &master.public_key).or_else(retired)
+    }
+
+    /// Takes the master `id` out, and remembers its key for the jobs that it had taken.
+    pub fn retire(&mut self, id: MasterId) -> Option<MasterRecord> {
+        let place = self.masters.iter().position(|master| master.id == id)?;
+        let gone = self.masters.remove(place);
+        self.retired.push(Retired { id, public_key: gone.public_key });
+        let more = self.retired.len().saturating_sub(RETIRED_MAX);
+        self.retired.drain(..more);
+        Some(gone)
+    }
+
+    /// Whether this directory replaces `other` on a minion that holds it.
     pub fn replaces(&self, other: &Self) -> bool {
         if self.cluster == other.cluster {
             return (self.generation, self.version) > (other.generation, other.version);
@@ -123,6 +178,7 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::Identity;
 
     fn directory(cluster: u8, generation: u64, version: u64, succeeds: &[u8]) -> Directory {
         let id = |byte: &u8| ClusterId::from_bytes([*byte; 16]);
@@ -132,6 +188,7 @@ mod tests {
             version,
             masters: vec![],
             succeeds: succeeds.iter().map(id).collect(),
+            retired: vec![],
         }
     }
 
@@ -158,8 +215,48 @@ mod tests {
     fn a_directory_without_a_past_reads_and_writes_as_it_always_did() {
         let bytes = crate::encode(&directory(1, 3, 9, &[]));
         assert!(!bytes.windows(8).any(|window| window == b"succeeds"));
+        assert!(!bytes.windows(7).any(|window| window == b"retired"));
         assert_eq!(crate::decode::<Directory>(&bytes), Ok(directory(1, 3, 9, &[])));
         let bytes = crate::encode(&directory(2, 4, 1, &[1]));
         assert_eq!(crate::decode::<Directory>(&bytes), Ok(directory(2, 4, 1, &[1])));
+    }
+
+    fn record(id: u64) -> MasterRecord {
+        let identity = Identity::from_seed([u8::try_from(id).unwrap_or(u8::MAX); 32]);
+        let (public_key, cluster) = (identity.public_key(), ClusterId::from_bytes([1; 16]));
+        let certificate =
+            Certificate { cluster, master: MasterId(id), name: format!("m{id}"), public_key, generation: 1 };
+        let at = |port| Address::new("127.0.0.1", port);
+        MasterRecord {
+            id: MasterId(id),
+            name: format!("m{id}"),
+            state: MasterState::Active,
+            endpoints: Endpoints { fanout: at(4505), session: at(4506), mesh: at(4510), api: at(4511) },
+            region: "eu".into(),
+            zone: "a".into(),
+            weight: 100,
+            certificate: Signed::new(&certificate, &identity),
+            public_key,
+            role: Role::Voter,
+        }
+    }
+
+    #[test]
+    fn a_master_that_left_is_known_for_the_jobs_that_it_took_and_for_nothing_else() {
+        let masters = vec![record(1), record(2)];
+        let mut directory = Directory { masters, ..directory(1, 1, 1, &[]) };
+        let key = record(2).public_key;
+        assert_eq!(directory.retire(MasterId(2)).map(|gone| gone.name), Some("m2".into()));
+        assert_eq!((directory.master(MasterId(2)), directory.signer(MasterId(2))), (None, Some(&key)));
+        assert_eq!((directory.retire(MasterId(2)), directory.signer(MasterId(3))), (None, None));
+        for id in 3..40 {
+            directory.masters.push(record(id));
+            directory.retire(MasterId(id));
+        }
+        assert_eq!(
+            (directory.retired.len(), directory.signer(MasterId(2))),
+            (RETIRED_MAX, None),
+            "bounded, the oldest goes"
+        );
     }
 }

@@ -36,6 +36,14 @@ pub struct Settings {
     pub preferred_region: String,
     /// How long a master of that region has to be well before it is given the leadership, in seconds.
     pub preferred_region_seconds: u64,
+    /// Whether a voter that is gone for `auto_replace_seconds` gives its vote to a learner of its region that has caught up.
+    pub auto_replace: bool,
+    /// How long a voter must have been out of reach before it is replaced, in seconds of the leader's own clock.
+    pub auto_replace_seconds: u64,
+    /// Voters that must answer after a replacement: with fewer, nobody is replaced without an operator.
+    pub min_voters: u32,
+    /// How long a draining master takes to ask its minions to move, one after the other, in milliseconds.
+    pub drain_spread_ms: u64,
 }
 
 impl Default for Settings {
@@ -56,13 +64,17 @@ impl Default for Settings {
             timing: Profile::Lan,
             preferred_region: String::new(),
             preferred_region_seconds: 30,
+            auto_replace: false,
+            auto_replace_seconds: 600,
+            min_voters: 3,
+            drain_spread_ms: 30_000,
         }
     }
 }
 
 /// Every setting in the order in which it is written, with the level that it came with. Append only: a setting that came with
 /// a later level is written only once it has another value than its default, which it cannot get before that level.
-const SINCE: [(&str, u32); 14] = [
+const SINCE: &[(&str, u32)] = &[
     ("keep_jobs_seconds", LEVEL_FIRST),
     ("job_ttl_ms", LEVEL_FIRST),
     ("pending_keys_max", LEVEL_FIRST),
@@ -77,6 +89,10 @@ const SINCE: [(&str, u32); 14] = [
     ("timing", 2),
     ("preferred_region", 2),
     ("preferred_region_seconds", 2),
+    ("auto_replace", 2),
+    ("auto_replace_seconds", 2),
+    ("min_voters", 2),
+    ("drain_spread_ms", 2),
 ];
 
 /// Why a setting was not changed.
@@ -167,7 +183,7 @@ mod tests {
 
     #[test]
     fn what_came_later_is_written_only_when_it_was_changed() {
-        for (name, since) in SINCE {
+        for (name, since) in SINCE.iter().copied() {
             let written = Settings::default().written().expect("JSON");
             assert_eq!(written.iter().any(|(found, _)| *found == name), since == LEVEL_FIRST, "{name}");
         }

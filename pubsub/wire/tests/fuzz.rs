@@ -98,6 +98,7 @@ fn directory() -> Directory {
         weight: 100,
         certificate: Signed::new(&certificate(), &master()),
         public_key: master().public_key(),
+        role: saltern_wire::master::Role::Voter,
     };
     Directory {
         cluster: ClusterId::from_bytes([5; 16]),
@@ -105,6 +106,7 @@ fn directory() -> Directory {
         version: 2,
         masters: vec![record],
         succeeds: vec![],
+        retired: Vec::new(),
     }
 }
 

@@ -15,11 +15,12 @@ use crate::command::{Effect, Refused, Reply};
 use crate::error::StoreError;
 use crate::index::OpenJob;
 use crate::table::job::{self, EndRow, JobRow, ProgressRow};
-use crate::table::meta;
 use crate::table::timeline::{self, Due};
+use crate::table::{master, meta};
 use roaring::RoaringBitmap;
 use saltern_wire::crypto::Signed;
 use saltern_wire::job::{Job, Progress};
+use saltern_wire::level::LEVEL_MEMBERSHIP;
 use saltern_wire::limits::{FUNCTION_NAME_BYTES_MAX, JOB_BYTES_MAX};
 use saltern_wire::{JobId, MinionId, Ordinal};
 use std::sync::Arc;
@@ -74,6 +75,15 @@ fn check(tx: &Tx<'_>, job: &Signed<Job>) -> Result<Job, Stop> {
         return Err(Refused::Invalid(format!(
             "the job {} belongs to the cluster {}, this is {}",
             intent.jid, intent.cluster, ca.cluster
+        ))
+        .into());
+    }
+    // A master that was removed takes nothing any more: minions would not believe it.
+    let is_founded = tx.index.ca.is_some() && tx.index.level >= LEVEL_MEMBERSHIP;
+    if is_founded && !master::is_known(&tx.over, intent.master)? {
+        return Err(Refused::Limit(format!(
+            "the master {}, which took the job {}, is not one of the cluster (any more): ask another one",
+            intent.master, intent.jid
         ))
         .into());
     }

@@ -11,6 +11,7 @@ use crate::table::master::{self, MasterRow, TokenRow};
 use crate::table::meta::{self, CaRow};
 use crate::table::timeline::{self, Due};
 use saltern_wire::crypto::{PublicKey, Signed};
+use saltern_wire::level::LEVEL_MEMBERSHIP;
 use saltern_wire::limits::{MASTERS_MAX, NAME_BYTES_MAX};
 use saltern_wire::master::Directory;
 use saltern_wire::{ClusterId, MasterId};
@@ -233,8 +234,18 @@ fn replace_directory(tx: &mut Tx<'_>, directory: &Signed<Directory>) -> Result<R
         ))
         .into());
     }
+    let rows = master::all(&tx.over)?;
+    let follows =
+        |gone: MasterId| rows.iter().any(|(id, row)| row.replaces == Some(gone) && next.master(*id).is_some());
+    let mut removed = false;
     for gone in held.masters.iter().filter(|master| next.master(master.id).is_none()) {
+        // One that comes back under a fresh id takes its secrets along.
+        removed |= !follows(gone.id);
         master::delete(&mut tx.over, gone.id);
+    }
+    // Below that level the build of another replica would not do the same.
+    if removed && tx.index.level >= LEVEL_MEMBERSHIP {
+        super::secret::want_anew(tx)?;
     }
     put_directory(tx, directory);
     Ok(Reply::Done)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Proposal ─▶ time = max(stamp, last + 1 µs) ─▶ known request id? ─▶ first answer, no effects
-//!                                               └▶ key · minion · job · record · mine · master · settings · tick
+//!                                               └▶ key · minion · job · record · mine · master · settings · secret · tick
 //!                                                    └▶ Applied (the answer)  +  Vec<Effect> (hints)  +  rows in the overlay
 //! ```
 //!
@@ -24,6 +24,7 @@ mod patrol;
 mod record;
 mod refound;
 mod retention;
+mod secret;
 mod settings;
 mod tick;
 
@@ -145,6 +146,7 @@ fn carry_out(tx: &mut Tx<'_>, command: &Command) -> Result<Reply, Stop> {
         Command::Master(command) => master::apply(tx, command),
         Command::Settings(command) => settings::apply(tx, command),
         Command::Level { level } => level::apply(tx, *level),
+        Command::Secret(command) => secret::apply(tx, command),
     }
 }
 

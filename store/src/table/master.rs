@@ -44,6 +44,11 @@ pub(crate) fn all(read: &impl Read) -> Result<Vec<(MasterId, MasterRow)>, StoreE
     rows.iter().map(parse).collect()
 }
 
+/// Whether a master with this id is known: in the directory, or on its way into it.
+pub(crate) fn is_known(read: &impl Read, master: MasterId) -> Result<bool, StoreError> {
+    Ok(read.get(Table::Masters, &super::key(&[&master.0.to_be_bytes()]))?.is_some())
+}
+
 pub(crate) fn put(over: &mut Overlay, master: MasterId, row: &MasterRow) {
     over.put(Table::Masters, super::key(&[&master.0.to_be_bytes()]), saltern_wire::encode(row));
 }

@@ -39,6 +39,7 @@ pub(crate) const NEWEST_JOB: &str = "newest_job";
 const SETTINGS: &str = "settings";
 const CA: &str = "ca";
 const DIRECTORY: &str = "directory";
+const SECRETS: &str = "secrets";
 
 /// The cluster and its certificate authority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +76,17 @@ impl Encoded for DirectoryRow {
     const KIND: u8 = 76;
 }
 
+/// Which state secret is in force, and which one is to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SecretsRow {
+    pub(crate) epoch: u64,
+    pub(crate) wanted: u64,
+}
+
+impl Encoded for SecretsRow {
+    const KIND: u8 = 79;
+}
+
 /// Checks a row of this table by its name.
 pub(crate) fn check(name: &[u8], row: &[u8]) -> Result<(), StoreError> {
     let name = std::str::from_utf8(name).map_err(|_| super::bad_key(Table::Meta))?;
@@ -91,6 +103,7 @@ pub(crate) fn check(name: &[u8], row: &[u8]) -> Result<(), StoreError> {
         SETTINGS => super::decode::<SettingsRow>(Table::Meta, row).map(drop),
         CA => super::decode::<CaRow>(Table::Meta, row).map(drop),
         DIRECTORY => super::decode::<DirectoryRow>(Table::Meta, row).map(drop),
+        SECRETS => super::decode::<SecretsRow>(Table::Meta, row).map(drop),
         _ => Err(super::bad_key(Table::Meta)),
     }
 }
@@ -154,4 +167,13 @@ pub(crate) fn directory(read: &impl Read) -> Result<Option<Signed<Directory>>, S
 
 pub(crate) fn put_directory(over: &mut Overlay, directory: &Signed<Directory>) {
     over.put(Table::Meta, key(DIRECTORY), saltern_wire::encode(&DirectoryRow(directory.clone())));
+}
+
+/// The state secret's number; 0 and nothing wanted in a cluster that never changed it.
+pub(crate) fn secrets(read: &impl Read) -> Result<SecretsRow, StoreError> {
+    Ok(super::get(read, Table::Meta, &key(SECRETS))?.unwrap_or_default())
+}
+
+pub(crate) fn put_secrets(over: &mut Overlay, row: SecretsRow) {
+    over.put(Table::Meta, key(SECRETS), saltern_wire::encode(&row));
 }

@@ -6,7 +6,7 @@
 //!
 //! Kinds of records, append only: 60 proposal · 61 key · 62 facts · 63 job · 64 job end · 65 return · 66 assembly ·
 //! 67 orphan · 68 mine · 69 master · 70 token · 71 request · 72 CA · 73 settings · 74 snapshot manifest · 75 minion ·
-//! 76 directory · 77 durable mark.
+//! 76 directory · 77 durable mark · 79 state secrets.
 
 mod check;
 pub(crate) mod facts;

@@ -6,7 +6,7 @@ use crate::error::StoreError;
 use crate::machine;
 use crate::state::State;
 use crate::table::request::Answer;
-use crate::table::{job, master, request};
+use crate::table::{job, master, meta, request};
 use saltern_wire::crypto::{PublicKey, Signed};
 use saltern_wire::master::Directory;
 use saltern_wire::settings::Settings;
@@ -38,6 +38,15 @@ pub struct JoinedMaster {
     pub replaces: Option<MasterId>,
 }
 
+/// The state secret's number. The secret itself is never in the truth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Secrets {
+    /// The one in force: how often it was changed.
+    pub epoch: u64,
+    /// The one that is to be in force; above `epoch` while a rotation is due.
+    pub wanted: u64,
+}
+
 /// How many there are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -67,6 +76,14 @@ impl State {
             public_key: row.public_key,
             sealed: row.sealed,
             certificate_pem: row.certificate_pem,
+        })
+    }
+
+    /// Which state secret is in force, and which one is wanted.
+    pub fn secrets(&self) -> Result<Secrets, StoreError> {
+        self.reading(|live| {
+            let row = meta::secrets(&live.kv)?;
+            Ok(Secrets { epoch: row.epoch, wanted: row.wanted })
         })
     }
 

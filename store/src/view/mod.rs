@@ -9,7 +9,7 @@ mod jobs;
 mod keys;
 mod minions;
 
-pub use cluster::{CertificateAuthority, Counts, JoinedMaster};
+pub use cluster::{CertificateAuthority, Counts, JoinedMaster, Secrets};
 pub use jobs::{JobRecord, JobSummary, OrphanPart, Owed};
 pub use minions::FactsRecord;
 

@@ -218,7 +218,10 @@ pub fn ca() -> Identity {
 /// A directory of masters `(id, name)`, signed by the CA.
 pub fn directory(generation: u64, version: u64, masters: &[(u64, &str)]) -> Signed<Directory> {
     let masters = masters.iter().map(|(id, name)| master(*id, name, generation)).collect();
-    Signed::new(&Directory { cluster: cluster(), generation, version, masters, succeeds: vec![] }, &ca())
+    Signed::new(
+        &Directory { cluster: cluster(), generation, version, masters, succeeds: vec![], retired: vec![] },
+        &ca(),
+    )
 }
 
 fn master(id: u64, name: &str, generation: u64) -> MasterRecord {
@@ -236,6 +239,7 @@ fn master(id: u64, name: &str, generation: u64) -> MasterRecord {
         weight: 100,
         certificate: Signed::new(&certificate, &ca()),
         public_key,
+        role: saltern_wire::master::Role::Voter,
     }
 }
 

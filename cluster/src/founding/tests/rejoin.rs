@@ -36,6 +36,9 @@ impl MeshService for Peer {
     fn hears_out(&self, master: MasterId) -> bool {
         self.founder.state.masters().expect("readable").iter().any(|joined| joined.replaces == Some(master))
     }
+    fn expelled(&self, _: MasterId) -> Option<Response> {
+        None
+    }
     async fn answer(&self, from: MasterId, request: Request) -> Response {
         let Request::Rejoin(request) = request else { return Response::Failed("not here".into()) };
         let granted = grant::issue_rejoin(&*self.founder, &self.founder.credentials, from, &request).await;

@@ -2,11 +2,16 @@
 
 mod forecast;
 mod keys;
+mod lead;
+mod member;
+mod secret;
 mod status;
 mod token;
 
 use super::duration::parse as parse_duration;
 use super::{CliError, Session};
+use member::MemberArguments;
+use saltern_wire::api::member::MemberChange;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,6 +55,41 @@ pub enum ClusterCommand {
         #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=32))]
         uses: u32,
     },
+    /// Let a learner vote
+    #[command(after_help = "Example:\n  saltern cluster promote m4")]
+    Promote(MemberArguments),
+    /// Take a master's vote away; it stays as a learner that publishes and serves reads
+    #[command(after_help = "Example:\n  saltern cluster demote m3")]
+    Demote(MemberArguments),
+    /// Take a master out for ever; the others get a new state secret
+    #[command(after_help = "Example:\n  saltern cluster drain m3 && saltern cluster remove m3")]
+    Remove(MemberArguments),
+    /// Move a master's minions and its leadership to others; it stays a member
+    #[command(after_help = "Example:\n  saltern cluster drain m2   # then stop it, upgrade it, start it, undrain it")]
+    Drain(MemberArguments),
+    /// Let a drained master take minions again
+    #[command(after_help = "Example:\n  saltern cluster undrain m2 --yes")]
+    Undrain(MemberArguments),
+    /// Let another master lead
+    #[command(name = "transfer-leader", after_help = "Example:\n  saltern cluster transfer-leader m2 --yes")]
+    TransferLeader {
+        /// Who is to lead; without one the leader chooses
+        #[arg(value_name = "MASTER")]
+        to: Option<String>,
+        /// Do not ask
+        #[arg(short = 'y', long)]
+        yes: bool,
+    },
+    /// Give every master a new state secret, without a pause
+    #[command(name = "rotate-secrets", after_help = "Example:\n  saltern cluster rotate-secrets --show")]
+    RotateSecrets {
+        /// Only show which one is in force, and who holds it
+        #[arg(long)]
+        show: bool,
+        /// Do not ask
+        #[arg(short = 'y', long)]
+        yes: bool,
+    },
 }
 
 /// Carries out a verb.
@@ -61,5 +101,12 @@ pub async fn run(command: ClusterCommand, session: &mut Session) -> Result<u8, C
         }
         ClusterCommand::Forecast { lose } => forecast::run(&lose, session).await,
         ClusterCommand::JoinToken { ttl, uses } => token::run(ttl, uses, session).await,
+        ClusterCommand::Promote(arguments) => member::run(MemberChange::Promote, &arguments, session).await,
+        ClusterCommand::Demote(arguments) => member::run(MemberChange::Demote, &arguments, session).await,
+        ClusterCommand::Remove(arguments) => member::run(MemberChange::Remove, &arguments, session).await,
+        ClusterCommand::Drain(arguments) => member::run(MemberChange::Drain, &arguments, session).await,
+        ClusterCommand::Undrain(arguments) => member::run(MemberChange::Undrain, &arguments, session).await,
+        ClusterCommand::TransferLeader { to, yes } => lead::run(to, yes, session).await,
+        ClusterCommand::RotateSecrets { show, yes } => secret::run(show, yes, session).await,
     }
 }

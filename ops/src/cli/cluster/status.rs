@@ -6,6 +6,7 @@ use crate::output::table::Table;
 use crate::output::{Page, document, nested};
 use saltern_wire::Value;
 use saltern_wire::api::{BackupStatus, ClusterStatus, MemberStatus, TimingStatus};
+use saltern_wire::master::MasterState;
 use serde_json::json;
 
 /// Asks a master and shows its answer.
@@ -113,7 +114,7 @@ impl Page for Status {
         for member in &status.members {
             table.row([
                 member.name.clone(),
-                member.role.clone(),
+                part_of(member),
                 if member.reachable { "yes" } else { "NO" }.into(),
                 status.term.to_string(),
                 known(member.last_log),
@@ -161,6 +162,30 @@ fn preferred(status: &ClusterStatus) -> &str {
     if region.is_empty() { "none" } else { region }
 }
 
+/// Its part in the group, with how far it has come, and whether it gives its minions away.
+fn part_of(member: &MemberStatus) -> String {
+    let mut part = member.role.clone();
+    if let Some((percent, _)) = catching_up(member) {
+        part += &format!(" {percent} %");
+    }
+    if member.state == MasterState::Draining {
+        part += ", draining";
+    }
+    part
+}
+
+/// How far a master that does not vote yet is, in percent and entries; nothing to say once it lacks few.
+fn catching_up(member: &MemberStatus) -> Option<(u64, String)> {
+    /// So few are sent within a moment.
+    const FEW: u64 = 500;
+    let (last, lag) = (member.last_log?, member.lag.filter(|lag| *lag > FEW)?);
+    if !matches!(member.role.as_str(), "joining" | "learner") {
+        return None;
+    }
+    let all = last.saturating_add(lag);
+    Some((last.saturating_mul(100) / all.max(1), format!("{last} of {all} entries, lacks {lag}")))
+}
+
 /// One member, what matters first.
 fn facts_of(member: &MemberStatus) -> Value {
     let or_unknown = |text: String| if text.is_empty() { "not known".to_owned() } else { text };
@@ -177,9 +202,10 @@ fn facts_of(member: &MemberStatus) -> Value {
     }
     let slowest = member.round_trip.map_or_else(String::new, |way| format!(" (p99 {})", milliseconds(way.p99_us)));
     json!({
-        "role": member.role,
+        "role": part_of(member),
         "reachable": member.reachable,
         "state": member.state,
+        "catching up": catching_up(member).map_or_else(|| "no".to_owned(), |(_, text)| text),
         "last index": or_unknown(known(member.last_log)),
         "lag": or_unknown(known(member.lag)),
         "round trip": or_unknown(round_trip(member) + &slowest),
@@ -198,7 +224,7 @@ mod tests {
     use saltern_wire::api::RoundTrip;
     use saltern_wire::crypto::Fingerprint;
     use saltern_wire::io::Address;
-    use saltern_wire::master::{Endpoints, MasterState};
+    use saltern_wire::master::Endpoints;
     use saltern_wire::profile::{Profile, ProfileChoice};
     use saltern_wire::{ClusterId, MasterId};
 
@@ -261,6 +287,20 @@ mod tests {
         page.status.backup = Some(BackupStatus { failure: Some("the disk is full".into()), ..backup });
         let nested = style::plain(&text(&page, Format::Nested));
         assert!(nested.contains("there is none yet") && nested.contains("FAILED: the disk is full"), "{nested}");
+    }
+
+    #[test]
+    fn a_master_that_catches_up_says_how_far_it_is() {
+        let far = MemberStatus {
+            role: "joining".into(),
+            last_log: Some(1_000),
+            lag: Some(3_000),
+            state: MasterState::Draining,
+            ..member("m3", true)
+        };
+        assert_eq!(part_of(&far), "joining 25 %, draining");
+        assert_eq!(catching_up(&far), Some((25, "1000 of 4000 entries, lacks 3000".into())));
+        assert_eq!(part_of(&member("m1", true)), "leader");
     }
 
     #[test]
