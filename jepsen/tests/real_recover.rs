@@ -178,6 +178,8 @@ async fn returns_in_vain(world: &mut World, survivor: usize, lost: &[usize]) -> 
     let data = world.cluster.fleet.masters[lost[0]].data();
     std::fs::remove_dir_all(&data)?;
     copy(&data.with_file_name("returns"), &data)?;
+    // The survivor stands still: nobody tells the lost ones that they are of the past, and only minions can know it.
+    world.cluster.fleet.masters[survivor].process.as_ref().context("it runs")?.freeze();
     for number in lost {
         world.start_master(*number)?;
     }
@@ -187,10 +189,17 @@ async fn returns_in_vain(world: &mut World, survivor: usize, lost: &[usize]) -> 
     let view = jobs::run(&mut world.cluster.client(lost[0]), &command, SETTLE).await?;
     ensure!(view.returns.is_empty() && view.missing.len() == 2, "minions obeyed lost masters: {view:?}");
     ensure!(!mark.exists(), "a lost master's job ran");
+    // It goes on, and shows them the directory of the newer generation: they end by themselves.
+    world.cluster.fleet.masters[survivor].process.as_ref().context("it runs")?.thaw();
+    for number in lost {
+        let process = world.cluster.fleet.masters[*number].process.as_mut().context("it was started")?;
+        let ending = process.wait(SETTLE).await.context("a lost master goes on")?;
+        ensure!(ending.status.code() == Some(77), "{:?}: {:?}", ending.status, ending.said);
+        world.cluster.fleet.masters[*number].process = None;
+    }
     let status = world.cluster.client(survivor).get::<ClusterStatus>("/v1/cluster/status", "").await?.value;
     ensure!(status.members.len() == 1 && status.quorum, "{status:?}");
     for number in lost {
-        world.kill_master(*number)?;
         std::fs::remove_dir_all(world.cluster.fleet.masters[*number].data())?;
     }
     let view = jobs::run(&mut world.cluster.client(survivor), &jobs::for_all("test.ping", &[]), SETTLE).await?;
