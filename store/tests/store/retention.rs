@@ -22,12 +22,14 @@ fn now() -> Duration {
     std::time::UNIX_EPOCH.elapsed().unwrap()
 }
 
-/// Bytes of all files in `folder`.
+/// Bytes of all files in `folder`. The engine may remove some of them while they are looked at.
 fn disk_use(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
-    let size = |entry: std::fs::DirEntry| {
-        let found = entry.metadata().unwrap();
-        if found.is_dir() { disk_use(&entry.path()) } else { found.len() }
+    let size = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => disk_use(&entry.path()),
+        Ok(found) => found.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => panic!("{}: {error}", entry.path().display()),
     };
     entries.map(size).sum()
 }
