@@ -19,6 +19,7 @@ mod retention;
 mod rot;
 mod rot_stories;
 mod scripts;
+mod secrets;
 mod snapshots;
 mod states;
 mod world;
