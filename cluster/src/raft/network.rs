@@ -69,7 +69,12 @@ impl RaftNetworkFactory<Types> for NetworkFactory {
             Err(error) => tracing::warn!(%to, %error, "the group holds an address that is none"),
         }
         let Self { mesh, machine, clock, meters } = self.clone();
-        Network { to, mesh, machine, clock, meters, stream: Mutex::new(None), dialling: None }
+        Network { to, mesh, machine, clock, meters, is_heartbeat: false, stream: Mutex::new(None), dialling: None }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &openraft::impls::BasicNode) -> Network {
+        // Every client has a connection of its own: entries never stand before a heartbeat.
+        Network { is_heartbeat: true, ..self.new_client(target, node).await }
     }
 }
 
@@ -80,6 +85,8 @@ pub struct Network {
     machine: Machine,
     clock: Arc<dyn Clock>,
     meters: Arc<Meters>,
+    /// Whether nothing but heartbeats travels here.
+    is_heartbeat: bool,
     /// Kept across append streams: openraft opens a new one after every probe.
     /// The mutex is never locked: it only makes the link shareable in type.
     stream: Mutex<Option<Held>>,
@@ -178,8 +185,9 @@ impl RaftNetworkV2<Types> for Network {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let pulse =
-                Pulse { clock: Arc::clone(&self.clock), meters: Arc::clone(&self.meters), beats: VecDeque::new() };
+            let Self { clock, meters, is_heartbeat, .. } = &*self;
+            let (clock, meters, is_heartbeat) = (Arc::clone(clock), Arc::clone(meters), *is_heartbeat);
+            let pulse = Pulse { clock, meters, is_heartbeat, beats: VecDeque::new() };
             if self.stream.get_mut().unwrap_or_else(PoisonError::into_inner).is_some() {
                 let slot = self.stream.get_mut().unwrap_or_else(PoisonError::into_inner);
                 let stream: BoxStream<'s, _> = Box::pin(pipeline(slot, input, pulse));
@@ -307,21 +315,32 @@ struct Held {
     heard: Duration,
 }
 
-/// Measures how long heartbeats take: requests without entries, whichever stream they travel in.
+/// Measures how long heartbeats take. Other streams carry requests without entries as well; those wait behind entries that
+/// the other master writes to its disk, and no election hangs on them.
 struct Pulse {
     clock: Arc<dyn Clock>,
     meters: Arc<Meters>,
-    /// When each request that is on its way was sent, if it is a heartbeat.
-    beats: VecDeque<Option<Duration>>,
+    is_heartbeat: bool,
+    /// When each heartbeat that is on its way was sent.
+    beats: VecDeque<Duration>,
+}
+
+impl Drop for Pulse {
+    /// openraft gives a heartbeat up after one interval, and the stream with it.
+    fn drop(&mut self) {
+        self.beats.iter().for_each(|_| self.meters.unanswered());
+    }
 }
 
 impl Pulse {
-    fn sent(&mut self, request: &AppendEntriesRequest<Types>) {
-        self.beats.push_back(request.entries.is_empty().then(|| self.clock.monotonic()));
+    fn sent(&mut self) {
+        if self.is_heartbeat {
+            self.beats.push_back(self.clock.monotonic());
+        }
     }
 
     fn answered(&mut self, is_ok: bool) {
-        let Some(sent) = self.beats.pop_front().flatten() else { return };
+        let Some(sent) = self.beats.pop_front() else { return };
         let now = self.clock.monotonic();
         if is_ok {
             self.meters.answered(now, now.saturating_sub(sent));
@@ -368,7 +387,7 @@ where
                             self.link = None;
                             return Some(Err(RPCError::Unreachable(unreachable(&error))));
                         }
-                        self.pulse.sent(&request);
+                        self.pulse.sent();
                         self.in_flight += 1;
                     }
                 }

@@ -1,13 +1,14 @@
 //! Results that were kept for their time are forgotten, give the disk back, and do not slow down what is read meanwhile.
 //!
 //! The short form runs with the suite; `RETENTION_RETURNS=1000000 cargo nextest run -p saltern-store --no-capture retention` writes as many
-//! returns as one likes and prints its figures.
+//! returns as one likes and prints its figures; `RETENTION_BYTES=1000` makes each of them longer.
 
 use crate::world::{Bench, World, accept, found, found_at, id, job, outcome, parts, sign, submit};
 use saltern_store::command::{Command, JobCommand};
-use saltern_store::{Item, State};
+use saltern_store::{Item, Snapshots, Soundness, State};
 use saltern_wire::level::{LEVEL, LEVEL_FIRST};
 use saltern_wire::{JobId, LogicalTime, Ordinal};
+use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,6 +47,14 @@ fn populated(bench: &Bench) -> World {
     world
 }
 
+/// Letters that no two returns share, as many as `RETENTION_BYTES` says.
+fn noise(slot: u64, number: u32) -> String {
+    let bytes = std::env::var("RETENTION_BYTES").map_or(64, |text| text.parse().unwrap());
+    let mut noise = vec![0; bytes / 2];
+    blake3::Hasher::new().update(format!("{slot} of {number}").as_bytes()).finalize_xof().fill(&mut noise);
+    noise.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// One job that every minion answers.
 fn answered(world: &mut World, slot: u64) -> JobId {
     let everybody: Vec<u32> = (1..=MINIONS).collect();
@@ -53,7 +62,7 @@ fn answered(world: &mut World, slot: u64) -> JobId {
     let opening = world.item(Command::Job(JobCommand::Open { job: sign(&intent) }));
     // No two alike: what is alike is stored as next to nothing.
     let answer = |number: u32| {
-        let word = blake3::hash(format!("{slot} of {number}").as_bytes());
+        let word = noise(slot, number);
         let answer = outcome(&format!("Linux web{number} 6.12.0 #1 SMP x86_64 {word}"), true);
         (Ordinal(number), parts(intent.jid, &answer).remove(0))
     };
@@ -109,6 +118,17 @@ fn a_million_returns_come_and_go() {
     let (full, read_full) = (disk_use(&folder), reading(&world.state, &newest));
     assert!(full > start + 20 * jobs * u64::from(MINIONS), "{full} bytes are too few for {jobs} jobs");
 
+    let (begin, snapshots) = (now(), bench.dir("snapshots"));
+    let made =
+        Snapshots::open(bench.engine.clone(), &snapshots, Soundness::new()).unwrap().create(&world.state).unwrap();
+    let snapshot = now().saturating_sub(begin);
+    drop(world.state);
+    let begin = now();
+    world.state = bench.state();
+    let reopened = now().saturating_sub(begin);
+    assert_eq!(made.manifest.applied, world.state.applied_index());
+    bench.engine.remove(&snapshots).unwrap();
+
     world.pass(26 * 3600);
     let (ticks, longest) = tick_until_forgotten(&mut world);
     let begin = now();
@@ -118,18 +138,23 @@ fn a_million_returns_come_and_go() {
     world.state.flush().unwrap();
     let (end, read_end) = (disk_use(&folder), reading(&world.state, &newest));
     if wanted.is_some() {
-        let returns = jobs * u64::from(MINIONS);
-        println!(
-            "{{\"name\": \"retention\", \"returns\": {returns}, \"write_s\": {:.1}, \"start_bytes\": {start}, \
-            \"full_bytes\": {full}, \"end_bytes\": {end}, \"ticks\": {ticks}, \"longest_tick_ms\": {:.1}, \"reclaim_s\": {:.2}, \
-            \"read_start_us\": {}, \"read_full_us\": {}, \"read_end_us\": {}}}",
-            wrote.as_secs_f64(),
-            longest.as_secs_f64() * 1e3,
-            reclaimed.as_secs_f64(),
-            read_start.as_micros(),
-            read_full.as_micros(),
-            read_end.as_micros()
-        );
+        let figures = json!({
+            "name": "retention",
+            "returns": jobs * u64::from(MINIONS),
+            "start_bytes": start,
+            "full_bytes": full,
+            "end_bytes": end,
+            "write_s": wrote.as_secs_f64(),
+            "snapshot_s": snapshot.as_secs_f64(),
+            "reopen_s": reopened.as_secs_f64(),
+            "ticks": ticks,
+            "longest_tick_s": longest.as_secs_f64(),
+            "reclaim_s": reclaimed.as_secs_f64(),
+            "read_start_s": read_start.as_secs_f64(),
+            "read_full_s": read_full.as_secs_f64(),
+            "read_end_s": read_end.as_secs_f64(),
+        });
+        println!("{figures}");
     }
     assert!(end <= start + start / 5, "{start} bytes at the start, {full} with the returns, {end} at the end");
     let reads = (read_start, read_full, read_end);
