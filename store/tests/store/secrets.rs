@@ -63,7 +63,7 @@ fn whoever_leaves_during_a_rotation_is_followed_by_another_one() {
 fn a_removed_master_opens_no_job() {
     let mut world = pair(&Bench::memory(), LEVEL_MEMBERSHIP);
     world.enrol(&["web1"]);
-    let mut open = |world: &mut World, slot: u64| {
+    let open = |world: &mut World, slot: u64| {
         let now = LogicalTime::from_unix_micros(world.state.time().unix_micros() + 100 * slot);
         let mut job = job(now, slot, &[1], 60_000);
         job.master = MasterId(2);
