@@ -9,7 +9,8 @@
 //! does not know while it may vote. A build below the cluster's level refuses to start and to join, in words that name both.
 //!
 //! Levels: 1 what the first version wrote, without a level of its own · 2 levels, the state's chain hash, membership and
-//! recovery by command, and the settings that go with them.
+//! recovery by command, and the settings that go with them · 3 jobs that go to so many minions at a time, and may be paused and
+//! ended; what a fleet on the move needs.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +20,12 @@ pub const LEVEL_FIRST: u32 = 1;
 /// The level with which masters have a role, and the state secret is changed when one of them leaves.
 pub const LEVEL_MEMBERSHIP: u32 = 2;
 
+/// The level with which a job goes to so many minions at a time, is paused, resumed and ended.
+pub const LEVEL_FLEET: u32 = 3;
+
 /// The newest level that this build understands. It rises by one with the first change after a release that an older build
 /// could not read or would not apply alike.
-pub const LEVEL: u32 = 2;
+pub const LEVEL: u32 = LEVEL_FLEET;
 
 /// For fields that older builds do not write.
 pub fn first() -> u32 {
