@@ -19,14 +19,15 @@ pub mod ledger;
 use crate::replica::Replica;
 use crate::sessions::session::last_words;
 use crate::sessions::{Sessions, SharedPublisher};
-use ledger::{Due, Ledger, Road, road};
+use ledger::{Due, Ledger, Road, Round, road};
+use roaring::RoaringBitmap;
 use saltern_store::command::Effect;
 use saltern_store::{AppliedEntry, StoreError};
 use saltern_wire::crypto::Signed;
 use saltern_wire::crypto::seal::SealError;
 use saltern_wire::fanout::{Beacon, Broadcast, Offer};
 use saltern_wire::fault_point;
-use saltern_wire::io::{Clock, Io};
+use saltern_wire::io::{Clock, Entropy, Io, draw};
 use saltern_wire::job::Job;
 use saltern_wire::key::{KeyRecord, KeyState};
 use saltern_wire::session::{Standing, ToMinion};
@@ -40,11 +41,18 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a job may stay unaccepted before it is offered again: well above the round trip and the fsync of a busy minion.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How often the sweep looks for jobs whose time to be offered again has come. The setting `offer_again_ms` says when that is.
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
-/// How often the sweep looks.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Offers of one round of the sweep: two thousand minions that all missed a frame have it again within a second, and the
+/// sessions of a busy master carry little else than replies.
+const OFFERS_PER_ROUND_MAX: u64 = 1_000;
+
+/// Open jobs that one round looks at, each for about a microsecond: all that there may be have their turn within three seconds.
+const JOBS_PER_ROUND_MAX: usize = 2_000;
+
+/// The shortest time that a minion has to accept a job, whatever the setting says: a round trip and the fsync of a busy one.
+const OFFER_AGAIN_MS_MIN: u64 = 200;
 
 /// How often contact to a majority is looked at; minions hear of a change within that.
 const QUORUM_EVERY: Duration = Duration::from_millis(100);
@@ -54,9 +62,6 @@ const REKEY_EVERY: Duration = Duration::from_secs(3600);
 
 /// How long after its grant a minion may not have subscribed yet: it gets wide jobs down its session as well.
 const SUBSCRIBING: Duration = Duration::from_secs(3);
-
-/// Open jobs offered at once to a minion that was just seated; the sweep brings the rest as it takes them.
-const OFFERS_AT_ONCE_MAX: usize = 256;
 
 /// Minions over which the reconnect window is spread, a second: what a master's handshakes bear with ease.
 const RECONNECTS_PER_SECOND: u64 = 1_000;
@@ -73,7 +78,7 @@ pub fn start(
     let Some(seated) = sessions.take_seated() else {
         return tracing::error!("publishing was started twice: the first one goes on");
     };
-    let publishing = Publishing::new(replica, io.clock, publisher, sessions);
+    let publishing = Publishing::new(replica, io, publisher, sessions);
     tasks.spawn(publishing.run(seated, cancel));
 }
 
@@ -81,9 +86,12 @@ pub fn start(
 struct Publishing {
     replica: Arc<dyn Replica>,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     publisher: SharedPublisher,
     sessions: Sessions,
     ledger: Ledger,
+    /// Who has been offered the open jobs since it came, by number.
+    known: RoaringBitmap,
     newest_job: Option<JobId>,
     sequence: u64,
     quorum: bool,
@@ -91,14 +99,16 @@ struct Publishing {
 }
 
 impl Publishing {
-    fn new(replica: Arc<dyn Replica>, clock: Arc<dyn Clock>, publisher: SharedPublisher, sessions: Sessions) -> Self {
+    fn new(replica: Arc<dyn Replica>, io: Io, publisher: SharedPublisher, sessions: Sessions) -> Self {
         let quorum = replica.quorum().fresh;
         Self {
             replica,
-            clock,
+            clock: io.clock,
+            entropy: io.entropy,
             publisher,
             sessions,
             ledger: Ledger::default(),
+            known: RoaringBitmap::new(),
             newest_job: None,
             sequence: 0,
             quorum,
@@ -124,7 +134,7 @@ impl Publishing {
                         return;
                     }
                 }
-                Some(ordinal) = seated.recv() => self.offer_open_jobs(ordinal),
+                Some(ordinal) = seated.recv() => self.handle_seated(ordinal, &mut seated),
                 () = &mut beacon => beacon.set(tokio::time::sleep(self.beacon())),
                 _ = quorum.tick() => {
                     if self.quorum_changed() {
@@ -219,7 +229,7 @@ impl Publishing {
             Err(error) => return tracing::error!(%jid, %error, "a job in the log cannot be read"),
         };
         let now = self.clock.monotonic();
-        self.ledger.open(jid, waiting.clone(), opened, job.expires(), now);
+        self.ledger.open(jid, waiting.clone(), opened, job.expires(), now + self.patience());
         self.newest_job = self.newest_job.max(Some(jid));
         let Some(offer) = self.offer_of(signed, &job) else { return };
         fault_point!("publish.before");
@@ -260,16 +270,50 @@ impl Publishing {
         }
     }
 
-    fn offer_open_jobs(&self, ordinal: Ordinal) {
-        for due in self.ledger.owed_by(ordinal, self.replica.now(), OFFERS_AT_ONCE_MAX) {
+    /// Offers their open jobs to those who have just come: a herd costs one look at each job, not one a minion.
+    fn handle_seated(&mut self, first: Ordinal, seated: &mut mpsc::Receiver<Ordinal>) {
+        let mut next = Some(first);
+        while let Some(ordinal) = next {
+            self.known.insert(ordinal.0);
+            self.ledger.seat(ordinal);
+            next = seated.try_recv().ok();
+        }
+        let attached = self.sessions.roster().ordinals();
+        self.offer_seated(&attached);
+    }
+
+    fn offer_seated(&mut self, attached: &RoaringBitmap) {
+        let round = self.round();
+        for due in self.ledger.poll_seated(attached, &round) {
             self.offer(&due);
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.replica.state().settings().offer_again_ms.max(OFFER_AGAIN_MS_MIN))
+    }
+
+    fn round(&self) -> Round {
+        Round {
+            time: self.replica.now(),
+            now: self.clock.monotonic(),
+            patience: self.patience(),
+            offers_max: OFFERS_PER_ROUND_MAX,
+            jobs_max: JOBS_PER_ROUND_MAX,
+            random: u64::from_be_bytes(draw(self.entropy.as_ref())),
         }
     }
 
     fn sweep(&mut self) {
         let attached = self.sessions.roster().ordinals();
-        let due = self.ledger.poll_overdue(&attached, self.replica.now(), self.clock.monotonic(), PATIENCE);
-        for due in due {
+        // Whoever came while too many did was not told of.
+        for ordinal in &attached - &self.known {
+            self.ledger.seat(Ordinal(ordinal));
+        }
+        self.known.clone_from(&attached);
+        self.offer_seated(&attached);
+        let round = self.round();
+        for due in self.ledger.poll_overdue(&attached, &round) {
             tracing::debug!(jid = %due.jid, minions = due.whom.len(), "offering a job again");
             self.offer(&due);
         }
@@ -279,7 +323,10 @@ impl Publishing {
     fn repair(&mut self) {
         self.sessions.verify_all();
         match self.read_ledger() {
-            Ok(ledger) => self.ledger = ledger,
+            Ok(ledger) => {
+                let before = std::mem::replace(&mut self.ledger, ledger);
+                self.ledger.succeed(before);
+            }
             Err(error) => tracing::error!(%error, "the open jobs cannot be read"),
         }
         self.sweep();

@@ -1,16 +1,29 @@
 //! Which open jobs still wait to be accepted by whom: the pure half of publishing.
 //!
+//! ```text
+//!   open ─▶ agenda, by time ── poll_overdue ─▶ offered again to whoever is attached and has not accepted, less and less often
+//!   seat ─▶ who is new here ── poll_seated ──▶ every open job that they have not accepted, oldest first, so many at a time
+//! ```
+//!
 //! A copy of what the tables say, kept in step by effects and rebuilt from the tables when effects were missed, so that the
-//! sweep costs bitmaps and not table scans.
+//! sweep costs bitmaps and not table scans. Jobs that are over are not in it: what a round costs does not grow with them.
 //!
 //! **Invariants.** A minion that has accepted or answered a job is never offered it again from here. A job whose time to
 //! live is over is not offered; it is forgotten only when the truth has settled it, because this master's estimate of the
-//! time may be wrong for a moment.
+//! time may be wrong for a moment. A round looks at [`Round::jobs_max`] jobs and makes [`Round::offers_max`] offers at most;
+//! what is left over is due first in the next one.
 
 use roaring::RoaringBitmap;
 use saltern_wire::{JobId, LogicalTime, Ordinal};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
+
+/// How often the patience doubles at most: a minion that takes no offer is asked every sixteen seconds by default.
+const DOUBLINGS_MAX: u32 = 3;
+
+/// Jobs offered to a minion at once when it comes: they fit its session's queue, and the rest follow in the next rounds.
+const JOBS_AT_ONCE_MAX: usize = 128;
 
 /// An open job.
 #[derive(Debug, Clone)]
@@ -18,8 +31,12 @@ struct Open {
     waiting: RoaringBitmap,
     opened: LogicalTime,
     expires: LogicalTime,
-    /// When it was last offered to all who wait, monotonic.
-    offered: Duration,
+    /// When it is looked at again, monotonic: its place in the agenda.
+    due: Duration,
+    /// How often it has been offered again to all who were there.
+    rounds: u32,
+    /// The first number that the present round has not come to.
+    from: u32,
 }
 
 /// A job to be offered.
@@ -33,69 +50,156 @@ pub struct Due {
     pub whom: RoaringBitmap,
 }
 
+/// What one round may do, and what it goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Round {
+    /// The truth's time.
+    pub time: LogicalTime,
+    /// This master's monotonic clock.
+    pub now: Duration,
+    /// How long a job may stay unaccepted before it is offered again for the first time.
+    pub patience: Duration,
+    /// Most offers.
+    pub offers_max: u64,
+    /// Most jobs that are looked at.
+    pub jobs_max: usize,
+    /// Spreads the next looks, so that masters and jobs do not keep in step.
+    pub random: u64,
+}
+
+impl Round {
+    /// How long until a job is looked at again after so many rounds: twice as long each time, and up to a quarter more.
+    fn wait(&self, jid: JobId, rounds: u32) -> Duration {
+        let base = self.patience.saturating_mul(1 << rounds.min(DOUBLINGS_MAX));
+        let [.., low] = jid.to_bytes();
+        let mixed = (self.random ^ u64::from(low)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let share = u32::try_from(mixed >> 56).unwrap_or(0);
+        base + base.saturating_mul(share) / 1024
+    }
+}
+
 /// The open jobs.
 #[derive(Debug, Default)]
 pub struct Ledger {
     jobs: BTreeMap<JobId, Open>,
+    agenda: BTreeSet<(Duration, JobId)>,
+    /// Who came lately, by the last job that was offered to them.
+    seated: BTreeMap<Option<JobId>, RoaringBitmap>,
 }
 
 impl Ledger {
-    /// A job was opened and is offered now to everyone who is attached.
+    /// A job was opened. Everyone who is attached is offered it now, or at `due`, monotonic, if nobody was.
     pub fn open(
         &mut self,
         jid: JobId,
         waiting: RoaringBitmap,
         opened: LogicalTime,
         expires: LogicalTime,
-        now: Duration,
+        due: Duration,
     ) {
+        self.close(jid);
         if !waiting.is_empty() {
-            self.jobs.insert(jid, Open { waiting, opened, expires, offered: now });
+            self.jobs.insert(jid, Open { waiting, opened, expires, due, rounds: 0, from: 0 });
+            self.agenda.insert((due, jid));
         }
     }
 
     /// The minion has accepted the job, or owes nothing any more.
     pub fn settle(&mut self, jid: JobId, ordinal: Ordinal) {
-        if let Some(open) = self.jobs.get_mut(&jid) {
-            open.waiting.remove(ordinal.0);
-            if open.waiting.is_empty() {
-                self.jobs.remove(&jid);
-            }
+        let Some(open) = self.jobs.get_mut(&jid) else { return };
+        open.waiting.remove(ordinal.0);
+        if open.waiting.is_empty() {
+            self.close(jid);
         }
     }
 
     /// Nobody owes an answer any more.
     pub fn close(&mut self, jid: JobId) {
-        self.jobs.remove(&jid);
+        if let Some(open) = self.jobs.remove(&jid) {
+            self.agenda.remove(&(open.due, jid));
+        }
     }
 
-    /// Jobs that some of `attached` have left unaccepted for longer than `patience`, oldest first, with whom. They count as
-    /// offered now.
-    pub fn poll_overdue(
-        &mut self,
-        attached: &RoaringBitmap,
-        time: LogicalTime,
-        now: Duration,
-        patience: Duration,
-    ) -> Vec<Due> {
-        let overdue = |open: &Open| open.expires > time && now.saturating_sub(open.offered) >= patience;
-        let overdue = self.jobs.iter_mut().filter(|(_, open)| overdue(open));
+    /// Jobs that some of `attached` have left unaccepted for too long, the longest due first, with whom.
+    pub fn poll_overdue(&mut self, attached: &RoaringBitmap, round: &Round) -> Vec<Due> {
         let mut due = Vec::new();
-        for (jid, open) in overdue {
-            let whom = &open.waiting & attached;
+        let mut left = round.offers_max;
+        for _ in 0..round.jobs_max {
+            let Some((at, jid)) = self.agenda.first().copied().filter(|(at, _)| *at <= round.now && left > 0) else {
+                break;
+            };
+            self.agenda.pop_first();
+            let Some(open) = self.jobs.get_mut(&jid) else { continue };
+            let mut whom = RoaringBitmap::new();
+            if open.expires > round.time {
+                whom = &open.waiting & attached;
+                whom.remove_range(..open.from);
+            }
+            if whom.len() > left {
+                // The others stay due, and before everybody else.
+                let taken: RoaringBitmap = whom.iter().take(usize::try_from(left).unwrap_or(usize::MAX)).collect();
+                open.from = taken.max().map_or(0, |last| last.saturating_add(1));
+                open.due = at;
+                whom = taken;
+            } else {
+                (open.from, open.due) = (0, round.now + round.wait(jid, open.rounds));
+                open.rounds = open.rounds.saturating_add(1);
+            }
+            self.agenda.insert((open.due, jid));
+            left -= whom.len();
             if !whom.is_empty() {
-                open.offered = now;
-                due.push(Due { jid: *jid, opened: open.opened, whom });
+                due.push(Due { jid, opened: open.opened, whom });
             }
         }
         due
     }
 
-    /// Jobs that `ordinal` has not accepted, oldest first, at most `limit`.
-    pub fn owed_by(&self, ordinal: Ordinal, time: LogicalTime, limit: usize) -> Vec<Due> {
-        let owed = self.jobs.iter().filter(|(_, open)| open.expires > time && open.waiting.contains(ordinal.0));
-        let whom = RoaringBitmap::from_iter([ordinal.0]);
-        owed.map(|(jid, open)| Due { jid: *jid, opened: open.opened, whom: whom.clone() }).take(limit).collect()
+    /// The minion has just come: it is to be offered whatever it has not accepted.
+    pub fn seat(&mut self, ordinal: Ordinal) {
+        for group in self.seated.values_mut() {
+            group.remove(ordinal.0);
+        }
+        self.seated.entry(None).or_default().insert(ordinal.0);
+    }
+
+    /// Jobs for those who came lately and are among `attached`, oldest first. Those who are nearly through go first.
+    pub fn poll_seated(&mut self, attached: &RoaringBitmap, round: &Round) -> Vec<Due> {
+        let mut due = Vec::new();
+        let mut behind: BTreeMap<Option<JobId>, RoaringBitmap> = BTreeMap::new();
+        let (mut offers, mut jobs) = (round.offers_max, round.jobs_max);
+        while let Some((from, group)) = self.seated.pop_last() {
+            let group = group & attached;
+            if group.is_empty() {
+                continue;
+            }
+            let (mut place, mut given, mut through) = (from, 0, true);
+            let after = from.map_or(Bound::Unbounded, Bound::Excluded);
+            for (jid, open) in self.jobs.range((after, Bound::Unbounded)) {
+                if offers == 0 || jobs == 0 || given == JOBS_AT_ONCE_MAX {
+                    through = false;
+                    break;
+                }
+                (place, jobs) = (Some(*jid), jobs - 1);
+                let whom = if open.expires > round.time { &open.waiting & &group } else { RoaringBitmap::new() };
+                if !whom.is_empty() {
+                    (offers, given) = (offers.saturating_sub(whom.len()), given + 1);
+                    due.push(Due { jid: *jid, opened: open.opened, whom });
+                }
+            }
+            if !through {
+                *behind.entry(place).or_default() |= group;
+            }
+        }
+        self.seated = behind;
+        due
+    }
+
+    /// Takes over who came lately from a ledger that this one replaces.
+    pub fn succeed(&mut self, before: Self) {
+        let all = before.seated.into_values().reduce(|all, group| all | group).unwrap_or_default();
+        if !all.is_empty() {
+            *self.seated.entry(None).or_default() |= all;
+        }
     }
 
     /// How many jobs somebody has yet to accept.
@@ -130,55 +234,4 @@ pub fn road(targeted: u64, attached: u64) -> Road {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(micros: u64) -> LogicalTime {
-        LogicalTime::from_unix_micros(micros)
-    }
-
-    fn jid(micros: u64) -> JobId {
-        JobId::mint(at(micros * 100), 0)
-    }
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn a_job_is_offered_again_until_it_is_accepted_or_over() {
-        let mut ledger = Ledger::default();
-        ledger.open(jid(1), RoaringBitmap::from_iter([1, 2, 3]), at(1), at(1000), Duration::ZERO);
-        let attached = RoaringBitmap::from_iter([2, 3, 9]);
-        assert_eq!(ledger.poll_overdue(&attached, at(1), SECOND, 2 * SECOND), []);
-        let due = |whom: &[u32]| Due { jid: jid(1), opened: at(1), whom: whom.iter().collect() };
-        assert_eq!(ledger.poll_overdue(&attached, at(1), 2 * SECOND, 2 * SECOND), [due(&[2, 3])]);
-        assert_eq!(ledger.poll_overdue(&attached, at(1), 3 * SECOND, 2 * SECOND), [], "just offered");
-        ledger.settle(jid(1), Ordinal(2));
-        assert_eq!(ledger.owed_by(Ordinal(2), at(1), 9), []);
-        assert_eq!(ledger.owed_by(Ordinal(3), at(1), 9), [due(&[3])]);
-        assert_eq!(ledger.poll_overdue(&attached, at(1), 4 * SECOND, 2 * SECOND), [due(&[3])]);
-        assert_eq!(ledger.owed_by(Ordinal(3), at(1000), 9), [], "its time is over");
-        assert_eq!(ledger.poll_overdue(&attached, at(1000), 9 * SECOND, 2 * SECOND), []);
-        assert_eq!(
-            ledger.poll_overdue(&attached, at(9), 9 * SECOND, 2 * SECOND),
-            [due(&[3])],
-            "the estimate was wrong"
-        );
-        ledger.close(jid(1));
-        assert!(ledger.is_empty());
-    }
-
-    #[test]
-    fn narrow_jobs_go_down_sessions_and_wide_ones_over_the_fanout() {
-        for (targeted, attached, expect) in [
-            (0, 0, Road::Direct),
-            (16, 16, Road::Direct),
-            (17, 17, Road::Fanout),
-            (17, 84, Road::Fanout),
-            (17, 85, Road::Direct),
-            (2000, 10_000, Road::Direct),
-            (2001, 10_000, Road::Fanout),
-        ] {
-            assert_eq!(road(targeted, attached), expect, "{targeted} of {attached}");
-        }
-    }
-}
+mod tests;

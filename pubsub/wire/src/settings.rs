@@ -44,6 +44,9 @@ pub struct Settings {
     pub min_voters: u32,
     /// How long a draining master takes to ask its minions to move, one after the other, in milliseconds.
     pub drain_spread_ms: u64,
+    /// How long a minion may leave a job unaccepted before it is offered to it again for the first time, in milliseconds. The
+    /// time doubles with every further offer, three times.
+    pub offer_again_ms: u64,
 }
 
 impl Default for Settings {
@@ -68,6 +71,8 @@ impl Default for Settings {
             auto_replace_seconds: 600,
             min_voters: 3,
             drain_spread_ms: 30_000,
+            // Well above the round trip and the fsync of a busy minion.
+            offer_again_ms: 2_000,
         }
     }
 }
@@ -93,6 +98,7 @@ const SINCE: &[(&str, u32)] = &[
     ("auto_replace_seconds", 2),
     ("min_voters", 2),
     ("drain_spread_ms", 2),
+    ("offer_again_ms", 3),
 ];
 
 /// Why a setting was not changed.

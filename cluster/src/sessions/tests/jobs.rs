@@ -11,14 +11,14 @@ fn outcome() -> Outcome {
     Outcome { kind: OutcomeKind::Finished, success: true, retcode: 0, value: Value::Bool(true), duration_ms: 3 }
 }
 
-async fn give_back(minion: &mut Minion, jid: JobId) -> Recorded {
+pub(super) async fn give_back(minion: &mut Minion, jid: JobId) -> Recorded {
     let parts = ReturnPart::split(jid, &outcome()).expect("small");
     let (_, result) = minion.call(Call::Return(parts)).await;
     let Ok(Answer::Recorded(recorded)) = result else { panic!("recorded, not {result:?}") };
     recorded[0]
 }
 
-fn is_offer(message: &ToMinion) -> bool {
+pub(super) fn is_offer(message: &ToMinion) -> bool {
     matches!(message, ToMinion::Offer(_))
 }
 

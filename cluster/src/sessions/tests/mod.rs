@@ -1,6 +1,7 @@
 //! Masters with real sessions, publishing and presence, over a network in memory and a truth without Raft; minions that
 //! speak the real protocol.
 
+mod delivery;
 mod hostile;
 mod jobs;
 mod keys;
@@ -21,7 +22,7 @@ use saltern_wire::api::Submit;
 use saltern_wire::crypto::Identity;
 use saltern_wire::crypto::handshake::Expectation;
 use saltern_wire::fanout::Offer;
-use saltern_wire::io::Transport;
+use saltern_wire::io::{Fanout, Transport};
 use saltern_wire::session::{Answer, Call, Grant, Refusal};
 use saltern_wire::settings::Settings;
 use saltern_wire::target::Target;
@@ -37,7 +38,39 @@ pub(super) struct Master {
     pub(super) jobs: Jobs,
     pub(super) watch: Watch,
     pub(super) witness: Arc<Witness>,
+    /// Whether what it publishes is lost on the way.
+    pub(super) lossy: Arc<AtomicBool>,
     stop: DropGuard,
+}
+
+/// A fan-out whose frames go nowhere while a test says so.
+struct Lossy {
+    inner: Arc<dyn Fanout>,
+    losing: Arc<AtomicBool>,
+}
+
+impl Fanout for Lossy {
+    fn publish(&self, frame: bytes::Bytes) {
+        if !self.losing.load(Ordering::Relaxed) {
+            self.inner.publish(frame);
+        }
+    }
+
+    fn admit(&self, capability: saltern_wire::io::Capability) {
+        self.inner.admit(capability);
+    }
+
+    fn revoke(&self, capability: saltern_wire::io::Capability) {
+        self.inner.revoke(capability);
+    }
+
+    fn subscribers(&self) -> usize {
+        self.inner.subscribers()
+    }
+
+    fn address(&self) -> Address {
+        self.inner.address()
+    }
 }
 
 /// Masters, network and what stops them.
@@ -127,7 +160,9 @@ async fn start(network: &MemoryNetwork, truth: Together, road: &Arc<Mutex<BTreeM
     presence.start(Arc::new(Direct(Arc::clone(road), MasterId(number))), &tasks, cancel.clone());
     let witness = Witness::new(Arc::clone(&io.clock));
     let inbox = Inbox::start(Arc::clone(&replica), Arc::clone(&io.clock), Arc::clone(&witness), &tasks, &cancel);
-    let fanout = io.transport.fanout(&Address::new(format!("m{number}"), 4505)).await.expect("a free port");
+    let inner = io.transport.fanout(&Address::new(format!("m{number}"), 4505)).await.expect("a free port");
+    let lossy = Arc::new(AtomicBool::new(false));
+    let fanout = Arc::new(Lossy { inner, losing: Arc::clone(&lossy) });
     let publisher = Publisher::new(fanout, MasterId(number), master_key(number), Arc::clone(&io.entropy));
     let publisher = SharedPublisher::new(publisher);
     let listener = io.transport.listen(&Address::new(format!("m{number}"), 4506)).await.expect("a free port");
@@ -148,7 +183,7 @@ async fn start(network: &MemoryNetwork, truth: Together, road: &Arc<Mutex<BTreeM
     publish::start(Arc::clone(&replica), io, publisher, sessions.clone(), &tasks, cancel.clone());
     let jobs = Jobs::signing_with(Arc::clone(&replica), CLUSTER, Arc::new(master_key(number)));
     let watch = Watch::new(replica, presence.clone(), Arc::clone(&witness));
-    Master { truth, sessions, presence, jobs, watch, witness, stop: cancel.drop_guard() }
+    Master { truth, sessions, presence, jobs, watch, witness, lossy, stop: cancel.drop_guard() }
 }
 
 impl Master {
