@@ -333,7 +333,7 @@ impl Truth {
             return Err(ProposeRefusal::Busy);
         }
         proposal.stamp = self.now();
-        match tokio::time::timeout(left, self.0.group.write(proposal)).await {
+        match tokio::time::timeout(left, self.0.group.write(proposal, lane == Lane::Bulk)).await {
             Ok(Ok(written)) => match written.applied {
                 Some(applied) => Ok(Proposed { revision: written.revision, time: written.time, applied }),
                 None => Err(ProposeRefusal::Unknown),

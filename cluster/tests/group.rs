@@ -206,7 +206,7 @@ async fn write(group: &Group) {
     let proposal =
         Proposal { request: None, by: MasterId(1), stamp: LogicalTime::from_unix_micros(1), command: Command::Tick };
     let written = async {
-        while let Err(error) = group.write(proposal.clone()).await {
+        while let Err(error) = group.write(proposal.clone(), false).await {
             assert!(matches!(error, GroupError::NotLeader(_)), "{error}");
             group.changed(Duration::from_millis(20)).await;
         }

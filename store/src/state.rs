@@ -225,6 +225,12 @@ impl State {
         kv.pressure()
     }
 
+    /// Whether applying would have to wait for the engine now.
+    pub fn holds_writes(&self) -> bool {
+        let kv = Arc::clone(&self.kv.read().unwrap_or_else(PoisonError::into_inner));
+        kv.holds_writes()
+    }
+
     /// Moves everything applied so far to the disk.
     pub fn flush(&self) -> Result<(), StoreError> {
         let kv = self.live().kv.clone();

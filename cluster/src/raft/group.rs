@@ -1,6 +1,7 @@
 //! A running member of the Raft group, in our own nouns.
 
 use crate::mesh::Mesh;
+use crate::raft::gather::Gatherer;
 use crate::raft::log::RaftLog;
 use crate::raft::machine::Machine;
 use crate::raft::meters::Meters;
@@ -8,7 +9,7 @@ use crate::raft::network::NetworkFactory;
 use crate::raft::service::RaftService;
 use crate::raft::types::{LogRecord, Logged, Raft, Types, Written};
 use openraft::async_runtime::WatchReceiver;
-use openraft::error::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::error::{LinearizableReadError, RaftError};
 use openraft::raft::ReadPolicy;
 use openraft::{ChangeMembers, Config, Instant as _, SnapshotPolicy};
 use saltern_store::Log;
@@ -173,6 +174,7 @@ impl Heard {
 #[derive(Clone)]
 pub struct Group {
     pub(super) raft: Raft,
+    gatherer: Gatherer,
     pub(super) machine: Machine,
     pub(super) log: Log<LogRecord>,
     meters: Arc<Meters>,
@@ -199,7 +201,18 @@ impl Group {
         let (heard_sender, heard) = watch::channel(Heard::default());
         let service =
             RaftService::new(raft.clone(), &machine, clock, Arc::clone(&meters), (heard_sender, config.lease()));
-        Ok((Self { raft, machine, log, meters, heard, config: Arc::new(config) }, Arc::new(service)))
+        Ok((
+            Self {
+                gatherer: Gatherer::start(raft.clone()),
+                raft,
+                machine,
+                log,
+                meters,
+                heard,
+                config: Arc::new(config),
+            },
+            Arc::new(service),
+        ))
     }
 
     /// Makes this member the first of a new group. Harmless on a member of a group.
@@ -211,21 +224,9 @@ impl Group {
         self.raft.initialize(members).await.map_err(|error| GroupError::Membership(error.to_string()))
     }
 
-    /// Writes a proposal, if this member leads; returns once it is committed and applied here.
-    pub async fn write(&self, proposal: Proposal) -> Result<Written, GroupError> {
-        match self.raft.client_write(Logged::new(proposal)).await {
-            Ok(response) => Ok(response.data),
-            Err(RaftError::Fatal(fatal)) => Err(GroupError::Stopped(fatal.to_string())),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
-                Err(GroupError::NotLeader(to.leader_id.map(MasterId)))
-            }
-            Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(GroupError::Unknown),
-            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
-                Err(GroupError::Membership(error.to_string()))
-            }
-            // Preconditions belong to another kind of write, which is never asked for here.
-            Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => Err(GroupError::Unknown),
-        }
+    /// Writes a proposal, if this member leads; returns once it is committed and applied here. `bulk` lets others go first.
+    pub async fn write(&self, proposal: Proposal, bulk: bool) -> Result<Written, GroupError> {
+        self.gatherer.write(Logged::new(proposal), bulk).await
     }
 
     /// ReadIndex, if this member leads: an index at or above everything that was acknowledged before the call.

@@ -2,8 +2,8 @@
 
 use crate::raft::types::{Entry, LogId, LogRecord, Types, Vote, pack, unpack};
 use futures::{Stream, TryStreamExt};
-use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{EntryPayload, OptionalSend};
 use saltern_store::Log;
 use saltern_store::log::Done;
 use saltern_wire::fault_point;
@@ -138,8 +138,20 @@ impl RaftLogStorage<Types> for RaftLog {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let records = entries.into_iter().map(LogRecord).collect();
-        self.log.append(records, Box::new(move |result| callback.io_completed(result)));
+        let records: Vec<LogRecord> = entries.into_iter().map(LogRecord).collect();
+        let mark = |record: &LogRecord| match &record.0.payload {
+            EntryPayload::Normal(logged) => logged.take_mark(),
+            EntryPayload::Blank | EntryPayload::Membership(_) => None,
+        };
+        let marks: Vec<_> = records.iter().filter_map(mark).collect();
+        let done = move |result| {
+            callback.io_completed(result);
+            for mark in marks {
+                // The one who waits for it may have gone; a log that failed stops the core by its own result.
+                let _ = mark.send(());
+            }
+        };
+        self.log.append(records, Box::new(done));
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   truth ──propose──▶ Group ──▶ openraft core ──▶ log      (store::Log, group commit)
-//!                        ▲            │      └───▶ machine  (store::State, one batch an apply)
+//!                        ▲   gather   │      └───▶ machine  (store::State, one batch an apply)
 //!                        │            ▼
 //!   other masters ◀── network / service: append streams, heartbeats and votes, snapshots
 //! ```
@@ -14,6 +14,7 @@
 //! **Caveat.** openraft is an alpha, pinned exactly; `jepsen/` is the gate for every update of it.
 
 pub mod compaction;
+mod gather;
 pub mod group;
 pub mod log;
 pub mod machine;

@@ -9,7 +9,8 @@ use saltern_wire::{LogicalTime, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use tokio::sync::oneshot;
 
 openraft::declare_raft_types!(
     /// Our instance of openraft.
@@ -41,22 +42,40 @@ pub struct Logged(Arc<LoggedInner>);
 struct LoggedInner {
     bytes: Vec<u8>,
     proposal: OnceLock<Result<Arc<Proposal>, CodecError>>,
+    /// Told when the entry is on this master's disk, if somebody asked.
+    synced: Mutex<Option<oneshot::Sender<()>>>,
 }
 
 impl Logged {
     /// Encodes `proposal`.
     pub fn new(proposal: Proposal) -> Self {
         let bytes = saltern_wire::encode(&proposal);
-        Self(Arc::new(LoggedInner { bytes, proposal: OnceLock::from(Ok(Arc::new(proposal))) }))
+        Self(Arc::new(LoggedInner {
+            bytes,
+            proposal: OnceLock::from(Ok(Arc::new(proposal))),
+            synced: Mutex::default(),
+        }))
     }
 
     fn from_bytes(bytes: Vec<u8>) -> Self {
-        Self(Arc::new(LoggedInner { bytes, proposal: OnceLock::new() }))
+        Self(Arc::new(LoggedInner { bytes, proposal: OnceLock::new(), synced: Mutex::default() }))
     }
 
     /// The proposal. An error means that the entry comes from a newer version, or that the log is corrupt.
     pub fn proposal(&self) -> Result<Arc<Proposal>, CodecError> {
         self.0.proposal.get_or_init(|| saltern_wire::decode(&self.0.bytes).map(Arc::new)).clone()
+    }
+
+    /// Hears when the entry is on this master's disk; an error if it is dropped before. Whoever asks last hears.
+    pub(super) fn mark(&self) -> oneshot::Receiver<()> {
+        let (synced, hears) = oneshot::channel();
+        *self.0.synced.lock().unwrap_or_else(PoisonError::into_inner) = Some(synced);
+        hears
+    }
+
+    /// Takes the mark, if there is one, to tell whoever made it.
+    pub(super) fn take_mark(&self) -> Option<oneshot::Sender<()>> {
+        self.0.synced.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Encoded length, in bytes.

@@ -279,6 +279,11 @@ pub trait Kv: Send + Sync + 'static {
         Pressure::default()
     }
 
+    /// Whether a write would have to wait now.
+    fn holds_writes(&self) -> bool {
+        false
+    }
+
     /// Calls `visit` with every row of `table`, past every cache, so that each byte that the files hold for it is read and
     /// checked. Rows of ranges that were removed may be among them as long as their bytes are there.
     fn verify(&self, table: Table, visit: Visit<'_>) -> Result<(), StoreError> {

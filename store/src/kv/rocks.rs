@@ -170,6 +170,10 @@ impl Kv for RocksKv {
         }
     }
 
+    fn holds_writes(&self) -> bool {
+        self.number("rocksdb.is-write-stopped") > 0 || self.number("rocksdb.actual-delayed-write-rate") > 0
+    }
+
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.db.get_cf(self.family(table)?, key).map_err(|error| self.fail("reading", &error))
     }

@@ -1,4 +1,7 @@
-//! Writes the durable mark behind the log: on a thread of its own in production, in place where there are no threads.
+//! Writes the durable mark behind the log: beside its next group on a thread of its own, at once where nothing follows, and
+//! in place where there are no threads.
+//!
+//! **Invariant.** What is marked never goes back: whoever has the file writes only what is newer.
 
 use super::FlushBy;
 use crate::error::StoreError;
@@ -14,6 +17,7 @@ pub(super) enum Marker {
 }
 
 pub(super) struct Shared {
+    mark: Mutex<Mark>,
     noted: Mutex<Noted>,
     wake: Condvar,
     soundness: Soundness,
@@ -35,15 +39,21 @@ impl Marker {
             return Ok(Self::Caller(Mutex::new(mark)));
         }
         let noted = Noted { wanted: None, marked, broken: false, closing: false };
-        let shared = Arc::new(Shared { noted: Mutex::new(noted), wake: Condvar::new(), soundness });
         let path = mark.path().to_path_buf();
+        let shared =
+            Arc::new(Shared { mark: Mutex::new(mark), noted: Mutex::new(noted), wake: Condvar::new(), soundness });
         let running = Arc::clone(&shared);
-        let spawned = std::thread::Builder::new().name("mark-writer".into()).spawn(move || running.run(mark));
+        let spawned = std::thread::Builder::new().name("mark-writer".into()).spawn(move || running.run());
         let thread = spawned.map_err(|error| StoreError::file("starting the mark's thread", &path, &error))?;
         Ok(Self::Thread { shared, thread: Some(thread) })
     }
 
-    /// Says that a group is on the disk. Its mark is written at once; with a thread, this does not wait for it.
+    /// Whether marks may be written beside other work.
+    pub(super) fn has_thread(&self) -> bool {
+        matches!(self, Self::Thread { .. })
+    }
+
+    /// Says that a group is on the disk. With a thread, its mark is written at once, and this does not wait for it.
     pub(super) fn note(&self, row: &MarkRow) -> Result<(), StoreError> {
         match self {
             Self::Caller(mark) => mark.lock().unwrap_or_else(PoisonError::into_inner).write(row),
@@ -53,6 +63,13 @@ impl Marker {
                 Ok(())
             }
         }
+    }
+
+    /// Marks a group that is on the disk, here. Where the thread is at it, it goes on with this one.
+    pub(super) fn mark(&self, row: &MarkRow) -> Result<(), StoreError> {
+        let Self::Thread { shared, .. } = self else { return self.note(row) };
+        let Ok(mark) = shared.mark.try_lock() else { return self.note(row) };
+        shared.write(mark, row)
     }
 
     /// Waits until `generation` or a later one is marked. This is what bounds how far the mark may lag.
@@ -83,7 +100,7 @@ impl Shared {
     }
 
     /// The thread: marks the newest group that was noted, until it is told to end and nothing is left to mark.
-    fn run(&self, mut mark: Mark) {
+    fn run(&self) {
         loop {
             let row = {
                 let mut noted = self.lock();
@@ -95,20 +112,30 @@ impl Shared {
                     None => return,
                 }
             };
-            let written = mark.write(&row);
-            let mut noted = self.lock();
-            match written {
-                Ok(()) => noted.marked = row.generation,
-                Err(error) => {
-                    // A page that could not be synced says nothing about the ones before it: the log stops as well.
-                    self.soundness.fail(&error);
-                    noted.broken = true;
-                }
-            }
+            let mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
+            let written = self.write(mark, &row);
             self.wake.notify_all();
-            if noted.broken {
+            if written.is_err() {
                 return;
             }
         }
+    }
+
+    /// Writes and syncs the mark, unless a newer one stands there.
+    fn write(&self, mut mark: MutexGuard<'_, Mark>, row: &MarkRow) -> Result<(), StoreError> {
+        if self.lock().marked >= row.generation {
+            return Ok(());
+        }
+        let written = mark.write(row);
+        let mut noted = self.lock();
+        match &written {
+            Ok(()) => noted.marked = row.generation,
+            Err(error) => {
+                // A page that could not be synced says nothing about the ones before it: the log stops as well.
+                self.soundness.fail(error);
+                noted.broken = true;
+            }
+        }
+        written
     }
 }

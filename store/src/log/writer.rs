@@ -50,6 +50,13 @@ struct Queued {
     done: Option<Done>,
 }
 
+impl Queued {
+    /// Whether somebody waits for it; the committed position is worth no group of its own.
+    fn is_work(&self) -> bool {
+        self.synced || self.done.is_some()
+    }
+}
+
 /// What callers and the thread share.
 pub(super) struct Queue<E> {
     pub(super) tail: Tail<E>,
@@ -57,6 +64,8 @@ pub(super) struct Queue<E> {
     waiting: Vec<Queued>,
     number: u64,
     closing: bool,
+    /// The thread has nothing to do and has to be woken.
+    sleeping: bool,
     /// A write failed: nothing is written any more.
     broken: bool,
 }
@@ -65,6 +74,11 @@ impl<E> Queue<E> {
     /// The number of the operation that is queued next.
     pub(super) fn next_number(&self) -> u64 {
         self.number + 1
+    }
+
+    /// Whether anything waits that somebody waits for.
+    fn has_work(&self) -> bool {
+        self.waiting.iter().any(Queued::is_work)
     }
 }
 
@@ -96,7 +110,8 @@ impl<E: LogEntry> Writer<E> {
         soundness: &Soundness,
     ) -> Result<Arc<Self>, StoreError> {
         let (mark, standing) = marked;
-        let queue = Queue { tail, syncs: 0, waiting: Vec::new(), number: 0, closing: false, broken: false };
+        let queue =
+            Queue { tail, syncs: 0, waiting: Vec::new(), number: 0, closing: false, sleeping: false, broken: false };
         let shared = Arc::new(Shared {
             kv,
             dir: dir.into(),
@@ -137,10 +152,16 @@ impl<E: LogEntry> Writer<E> {
         }
         queue.number += 1;
         let number = queue.number;
-        queue.waiting.push(Queued { op, number, synced, done });
+        let queued = Queued { op, number, synced, done };
+        let is_work = queued.is_work();
+        queue.waiting.push(queued);
         if self.thread.is_some() {
+            // What nobody waits for goes with the next group; a thread that is at work looks again by itself.
+            let wakes = is_work && std::mem::take(&mut queue.sleeping);
             drop(queue);
-            self.shared.wake.notify_one();
+            if wakes {
+                self.shared.wake.notify_one();
+            }
             return;
         }
         let group = std::mem::take(&mut queue.waiting);
@@ -172,9 +193,11 @@ impl<E: LogEntry> Shared<E> {
         loop {
             let group = {
                 let mut queue = self.lock();
-                while queue.waiting.is_empty() && !queue.closing {
+                while !queue.has_work() && !queue.closing {
+                    queue.sleeping = true;
                     queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
                 }
+                queue.sleeping = false;
                 if queue.waiting.is_empty() {
                     return;
                 }
@@ -215,24 +238,38 @@ impl<E: LogEntry> Shared<E> {
             ops.push(queued.op);
             callbacks.extend(queued.done);
         }
-        if let Err(error) = self.put_down(ops, synced) {
-            self.lock().broken = true;
-            self.soundness.fail(&error);
-            let text = error.to_string();
-            callbacks.into_iter().for_each(|done| done(Err(std::io::Error::other(text.clone()))));
-            return Err(error);
-        }
+        let unmarked = match self.put_down(ops, synced) {
+            Ok(unmarked) => unmarked,
+            Err(error) => {
+                let text = self.fail(&error);
+                callbacks.into_iter().for_each(|done| done(Err(std::io::Error::other(text.clone()))));
+                return Err(error);
+            }
+        };
         {
             let mut queue = self.lock();
             queue.syncs += u64::from(synced);
             queue.tail.evict(number);
         }
         callbacks.into_iter().for_each(|done| done(Ok(())));
-        Ok(())
+        let Some(row) = unmarked else { return Ok(()) };
+        // Who waits for the log goes first. With nothing to do, marking it here saves waking another thread.
+        let idle = !self.lock().has_work();
+        let marked = if idle { self.marker.mark(&row) } else { self.marker.note(&row) };
+        marked.inspect_err(|error| {
+            self.fail(error);
+        })
     }
 
-    /// Writes one group and, if any of it asks for that, waits for the disk.
-    fn put_down(&self, ops: Vec<Op>, synced: bool) -> Result<(), StoreError> {
+    /// Nothing is written any more. Returns what the error says.
+    fn fail(&self, error: &StoreError) -> String {
+        self.lock().broken = true;
+        self.soundness.fail(error);
+        error.to_string()
+    }
+
+    /// Writes one group and, if any of it asks for that, waits for the disk. Returns what is still to be marked.
+    fn put_down(&self, ops: Vec<Op>, synced: bool) -> Result<Option<MarkRow>, StoreError> {
         let mut standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut end = End::Known;
         let mut batch = Batch::default();
@@ -262,9 +299,12 @@ impl<E: LogEntry> Shared<E> {
             });
             self.kv.sync()?;
             fault_point!("log.sync.after");
-            self.marker.note(&standing)?;
+            if self.marker.has_thread() {
+                return Ok(Some(standing.clone()));
+            }
+            self.marker.mark(&standing)?;
         }
-        Ok(())
+        Ok(None)
     }
 }
 

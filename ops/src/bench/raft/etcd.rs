@@ -18,6 +18,9 @@ use tokio::task::JoinSet;
 /// Its name in figures.
 pub const NAME: &str = "etcd";
 
+/// Its name in figures that its own load generator told.
+pub const CHECKED_NAME: &str = "etcdctl check perf";
+
 /// Members.
 const MEMBERS: usize = 3;
 
