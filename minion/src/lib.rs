@@ -10,6 +10,7 @@
 //!     executor · supervisor      where jobs run
 //!     remains · refusals         what a killed supervisor left; what was not taken, counted
 //!     modules                    what they can do
+//!     swarm                      thousands of them in a few processes, to size masters by
 //! ```
 //!
 //! **Invariants.** A job starts at most once in the life of a data folder. An outcome leaves the disk only after the truth
@@ -35,6 +36,7 @@ pub mod refusals;
 pub mod remains;
 pub mod rules;
 pub mod supervisor;
+pub mod swarm;
 pub mod trust;
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ use crate::executor::Executor;
 use crate::folder::FolderError;
 use crate::journal::JournalError;
 use crate::outbox::OutboxError;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use saltern_wire::MasterId;
 use saltern_wire::crypto::Fingerprint;
 use saltern_wire::io::{Address, Io};
@@ -97,6 +99,16 @@ impl Agent {
     /// Opens the data folder, settles what an earlier life left open, and starts the loop. `io` and `executor` are all
     /// that differs between production, a test and the simulation. Has to be called inside a runtime.
     pub fn start(config: Config, io: Io, executor: Arc<dyn Executor>) -> Result<AgentHandle, StartError> {
+        Self::start_inside(config, io, executor, |agent| agent)
+    }
+
+    /// As [`Agent::start`], with the loop inside of another future, which decides when it is polled.
+    pub fn start_inside(
+        config: Config,
+        io: Io,
+        executor: Arc<dyn Executor>,
+        inside: impl FnOnce(BoxFuture<'static, ()>) -> BoxFuture<'static, ()>,
+    ) -> Result<AgentHandle, StartError> {
         let (core, inlets) = core::Core::open(config, io, executor)?;
         let (tell, status) = watch::channel(Status {
             fingerprint: core.identity.public_key().fingerprint(),
@@ -107,7 +119,7 @@ impl Agent {
             waiting: core.delivery.len(),
         });
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(run::run(core, inlets, tell, token.clone(), tasks.clone()));
+        tasks.spawn(inside(run::run(core, inlets, tell, token.clone(), tasks.clone()).boxed()));
         tasks.close();
         Ok(AgentHandle { status, token, tasks })
     }

@@ -5,6 +5,7 @@
 //! Every complaint is one line on standard error.
 
 mod nested;
+mod swarm;
 
 use crate::agent::Agent;
 use crate::config::file::{Layer, OneOrMany};
@@ -76,6 +77,8 @@ enum Command {
         #[command(flatten)]
         settings: SettingsArgs,
     },
+    /// Runs many minions on this machine, to see what masters bear.
+    Swarm(swarm::SwarmArgs),
     /// Runs one job, which comes on standard input. The minion starts it; people do not.
     #[command(hide = true)]
     Supervise {
@@ -162,6 +165,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             settings.load().and_then(|config| call(&config, output, function, &arguments))
         }
         Command::Fingerprint { settings } => settings.load().and_then(|config| fingerprint(&config)),
+        Command::Swarm(arguments) => swarm::run(arguments),
         Command::Supervise { folder } => supervise_here(folder),
     };
     match result {

@@ -19,6 +19,7 @@ pub mod burst;
 pub mod jobs;
 pub mod ports;
 pub mod process;
+pub mod swarm;
 
 use crate::relay::{Distances, Jitter, Relay, RelayError, Site};
 use binaries::Binaries;

@@ -10,6 +10,7 @@
 //!   archive                               a whole truth in one file: backups
 //!   io                                    the traits of the edges: clock, entropy, transport, disk
 //!   fault                                 named places at which tests make a process die; nothing in a release
+//!   swarm                                 what many minions in one process say of themselves
 //!   level                                 which of all this every master of a cluster understands
 //!   fuzz                                  what fuzz targets share; only in tests
 //! ```
@@ -40,6 +41,7 @@ pub mod mine;
 pub mod profile;
 pub mod session;
 pub mod settings;
+pub mod swarm;
 pub mod target;
 pub mod time;
 
