@@ -16,6 +16,9 @@ pub struct Figure {
     pub unit: &'static str,
     /// Load average over the last minute.
     pub load: f64,
+    /// How many minions it is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minions: Option<usize>,
     /// Whose it is, if it is not ours.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<&'static str>,
@@ -27,7 +30,12 @@ pub struct Figure {
 impl Figure {
     /// A figure of now.
     pub fn new(name: impl Into<String>, value: f64, unit: &'static str) -> Self {
-        Self { name: name.into(), value, unit, load: load(), peer: None, ratio: None }
+        Self { name: name.into(), value, unit, load: load(), minions: None, peer: None, ratio: None }
+    }
+
+    /// The same, of so many minions.
+    pub fn with_minions(self, minions: usize) -> Self {
+        Self { minions: Some(minions), ..self }
     }
 
     /// The same of `peer`; `ours` is what we reached in the same run.

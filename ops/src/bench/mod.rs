@@ -4,12 +4,14 @@
 //!   figure ── name, value, unit, load        one JSON object a line with -o json
 //!   run    ── brings a cluster up, measures one thing after the other, one figure a measurement
 //!   raft   ── `ops/bench raft`: the replicated core alone
+//!   fleet  ── `ops/bench fleet`: three masters and thousands of minions
 //! ```
 //!
 //! **Invariants.** A figure is what was measured in this run; the load average of the machine stands beside it. Nothing here is
 //! a test: a slow machine gives large numbers, not failures.
 
 pub mod figure;
+pub mod fleet;
 pub mod gaps;
 pub mod raft;
 pub mod work;
@@ -40,6 +42,8 @@ pub struct Arguments {
 pub enum What {
     /// The replicated core: three members, real files, real syncs
     Raft(raft::Arguments),
+    /// Thousands of minions on three masters: storms, bursts, and masters that die
+    Fleet(fleet::Arguments),
 }
 
 /// How figures are written.
@@ -56,8 +60,10 @@ pub const MINIONS: usize = 8;
 
 /// Measures everything, writing each figure as it is known.
 pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    if let Some(What::Raft(arguments)) = &arguments.what {
-        return raft::run(arguments).await;
+    match &arguments.what {
+        Some(What::Raft(arguments)) => return raft::run(arguments).await,
+        Some(What::Fleet(arguments)) => return fleet::run(arguments).await,
+        None => {}
     }
     let folder = tempfile::Builder::new().prefix("saltern-bench-").tempdir()?;
     let clock = SystemClock::new();
