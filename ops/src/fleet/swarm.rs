@@ -1,7 +1,7 @@
 //! A swarm beside a cluster: `saltern-minion swarm`, started, told what to do, and listened to.
 //!
-//! **Invariants.** Its processes end with their owner. What it says is kept here as it says it: the newest figures, every event,
-//! and one answer for each order.
+//! **Invariants.** Its processes end with their owner. What it says is kept here as it says it: every event, and one answer for
+//! each order. Figures are asked for anew each time: old ones would show a condition that is over as met.
 
 use super::process::{FOLDER_VARIABLE, MEMBER_VARIABLE};
 use saltern_wire::swarm::{Done, Event, Figures, Line};
@@ -11,11 +11,14 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// How long an order may take: thousands of minions that start anew on a busy machine.
-const ORDER_PATIENCE: Duration = Duration::from_secs(60);
+const ORDER_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Pause between two looks at its figures.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How long a swarm may take to end when it is asked to.
 const FAREWELL: Duration = Duration::from_secs(15);
@@ -78,7 +81,6 @@ pub struct Swarm {
     child: Child,
     stdin: Option<ChildStdin>,
     folder: PathBuf,
-    figures: watch::Receiver<Figures>,
     events: mpsc::UnboundedReceiver<Event>,
     answers: mpsc::UnboundedReceiver<Result<Done, String>>,
     reader: JoinHandle<()>,
@@ -92,7 +94,7 @@ impl Swarm {
         std::fs::write(&config, &wanted.extra)?;
         let log = File::options().create(true).append(true).open(wanted.folder.join("log"))?;
         let mut command = Command::new(&wanted.program);
-        command.arg("swarm").args(["--events", "--every", "0.2", "-c"]).arg(&config);
+        command.arg("swarm").args(["--events", "--every", "60", "-c"]).arg(&config);
         command.args(["--count", &wanted.count.to_string(), "--per-second", &wanted.per_second.to_string()]);
         command.args(["--master", &wanted.masters.join(","), "--ca-fingerprint", &wanted.ca_fingerprint]);
         command.arg("--folder").arg(wanted.folder.join("data"));
@@ -104,7 +106,6 @@ impl Swarm {
         let mut child = command.spawn()?;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take().ok_or_else(|| std::io::Error::other("it has no pipe"))?;
-        let (tell_figures, figures) = watch::channel(Figures::default());
         let (tell_event, events) = mpsc::unbounded_channel();
         let (tell_answer, answers) = mpsc::unbounded_channel();
         let reader = tokio::spawn(async move {
@@ -112,7 +113,7 @@ impl Swarm {
             while let Ok(Some(line)) = lines.next_line().await {
                 // Whoever listened may have gone.
                 match serde_json::from_str(&line) {
-                    Ok(Line::Figures(figures)) => drop(tell_figures.send(figures)),
+                    Ok(Line::Figures(_)) => {}
                     Ok(Line::Event(event)) => drop(tell_event.send(event)),
                     Ok(Line::Done(done)) => drop(tell_answer.send(Ok(done))),
                     Ok(Line::Error(cause)) => drop(tell_answer.send(Err(cause))),
@@ -120,7 +121,7 @@ impl Swarm {
                 }
             }
         });
-        Ok(Self { child, stdin, folder: wanted.folder.clone(), figures, events, answers, reader })
+        Ok(Self { child, stdin, folder: wanted.folder.clone(), events, answers, reader })
     }
 
     /// Gives an order and waits for its answer.
@@ -150,14 +151,20 @@ impl Swarm {
         within: Duration,
         met: impl Fn(&Figures) -> bool,
     ) -> Result<Figures, SwarmError> {
-        let waited = tokio::time::timeout(within, self.figures.wait_for(|figures| met(figures))).await;
-        match waited.map(|found| found.map(|found| found.clone())) {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(_)) => Err(self.ended()),
-            Err(_) => {
-                let seen = Box::new(self.figures.borrow().clone());
-                Err(SwarmError::Waited { what: what.into(), seconds: within.as_secs(), seen })
+        let mut seen = Box::<Figures>::default();
+        let looks = async {
+            loop {
+                *seen = self.figures().await?;
+                if met(&seen) {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK).await;
             }
+        };
+        match tokio::time::timeout(within, looks).await {
+            Ok(Ok(())) => Ok(*seen),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(SwarmError::Waited { what: what.into(), seconds: within.as_secs(), seen }),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Three masters and a swarm, and who of it works where: what every part of the benchmark stands on.
 
 use super::Arguments;
+use crate::bench::raft::group::used_by;
 use crate::client::Client;
 use crate::fleet::Plan;
 use crate::fleet::bring_up::Cluster;
@@ -166,6 +167,12 @@ impl Ground {
     /// Microseconds of the wall clock.
     pub fn wall_us(&self) -> u64 {
         self.clock.wall_unix_micros()
+    }
+
+    /// Processor time that the masters have used so far, in microseconds.
+    pub fn processor_us(&self) -> f64 {
+        let processes = self.cluster.fleet.masters.iter().filter_map(|master| master.process.as_ref());
+        processes.filter_map(|process| used_by(process.id())).sum()
     }
 
     /// What the masters hold now, in KiB.

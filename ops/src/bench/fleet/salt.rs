@@ -141,7 +141,7 @@ impl Running {
         tokio::time::timeout(UP_PATIENCE, waited).await.with_context(|| format!("it never said {wanted:?}"))?
     }
 
-    /// Memory of it and all that it started, shared pages counted in part, in KiB.
+    /// Memory of it and all that it started, in KiB; pages that they share count in part, which favours it.
     fn memory_kib(&self) -> u64 {
         let group = self.child.id();
         let mut sum = 0;

@@ -49,7 +49,7 @@ pub async fn measure(arguments: &Arguments, folder: &Path) -> anyhow::Result<Rea
         arguments.put(name.clone(), value, unit, MINIONS);
         reached.insert(name, value);
     };
-    let held = cluster.fleet.minions.iter().filter_map(|minion| minion.process.as_ref()?.memory_kib());
+    let held = cluster.fleet.minions.iter().filter_map(|minion| resident_kib(minion.process.as_ref()?.id()));
     put("minion_rss_mib".into(), percentile(held.map(|kib| kib as f64 / 1024.0).collect(), 50), "MiB");
     for count in TARGETS {
         eprintln!("… saltern run to {count}");
@@ -65,6 +65,14 @@ pub async fn measure(arguments: &Arguments, folder: &Path) -> anyhow::Result<Rea
     put("returns_acked_25_per_s".into(), returns(&cluster, &clock).await?, "returns/s");
     put("minion_start_s".into(), start(&mut cluster, &clock).await?, "s");
     Ok(reached)
+}
+
+/// Resident memory of a process in KiB, pages that it shares with others counted whole: what one minion alone on its host
+/// holds.
+fn resident_kib(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Runs a command to its end; how many seconds that took.

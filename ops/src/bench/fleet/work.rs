@@ -1,7 +1,8 @@
 //! What a fleet does while nothing breaks: it attaches, answers, and works.
 //!
 //! Beside bursts stands what they did to the masters' group: elections, and the longest heartbeat of the last minute against
-//! three quarters of its interval.
+//! three quarters of its interval; and what it cost the masters' processors, which tells more than a time where the machine
+//! is busy with other things.
 
 use super::Arguments;
 use super::ground::{Ground, PATIENCE};
@@ -38,16 +39,20 @@ const JOBS_TO_ALL_MAX: usize = 400;
 struct Calm {
     leader: usize,
     term: f64,
+    used_us: f64,
 }
 
 impl Calm {
     async fn begin(ground: &Ground) -> anyhow::Result<Self> {
         let leader = ground.leader().await?;
-        Ok(Self { leader, term: ground.metric(leader, "saltern_raft_term")? })
+        let term = ground.metric(leader, "saltern_raft_term")?;
+        Ok(Self { leader, term, used_us: ground.processor_us() })
     }
 
-    /// Elections since, and the longest heartbeat.
-    fn end(self, arguments: &Arguments, ground: &Ground, burst: &str) -> anyhow::Result<()> {
+    /// Elections since, the longest heartbeat, and what each of `count` things cost all masters' processors together.
+    fn end(self, arguments: &Arguments, ground: &Ground, burst: &str, count: usize) -> anyhow::Result<()> {
+        let used_us = ground.processor_us() - self.used_us;
+        arguments.put(format!("{burst}_masters_cpu_us"), used_us / count.max(1) as f64, "µs", ground.minions);
         let elections = ground.metric(self.leader, "saltern_raft_term")? - self.term;
         let longest = ground.metric(self.leader, "saltern_heartbeat_longest_seconds")?;
         let limit = ground.metric(self.leader, "saltern_heartbeat_limit_seconds")?;
@@ -84,7 +89,7 @@ pub async fn attach(arguments: &Arguments, ground: &mut Ground) -> anyhow::Resul
     arguments.put("attach_all_s", took, "s", ground.minions);
     let failed = figures.dials_failed.saturating_sub(before.dials_failed);
     arguments.put("attach_dials_failed", failed as f64, "dials", ground.minions);
-    calm.end(arguments, ground, "attach")
+    calm.end(arguments, ground, "attach", ground.minions)
 }
 
 /// When the last minion began to work, among those that moved since the last look.
@@ -106,7 +111,7 @@ pub async fn ping(arguments: &Arguments, ground: &mut Ground) -> anyhow::Result<
     }
     arguments.put("ping_fleet_s_p50", percentile(walls.clone(), 50), "s", ground.minions);
     arguments.put("ping_fleet_s_p99", percentile(walls, 99), "s", ground.minions);
-    calm.end(arguments, ground, "ping")
+    calm.end(arguments, ground, "ping", ground.minions * arguments.repeats() as usize)
 }
 
 /// Waits until nobody owes an answer to `jid`, and gives how many returned.
@@ -149,9 +154,10 @@ pub async fn jobs_to_one(arguments: &Arguments, ground: &mut Ground) -> anyhow::
     eprintln!("… jobs to one minion");
     let count = if arguments.quick { JOBS_TO_ONE / 10 } else { JOBS_TO_ONE };
     let job = jobs::job(TargetKind::List, "web-1", "test.ping", &[]);
+    let calm = Calm::begin(ground).await?;
     let took = submit_and_wait(ground, &job, count).await?;
     arguments.put("jobs_per_s_one", count as f64 / took, "jobs/s", ground.minions);
-    Ok(())
+    calm.end(arguments, ground, "jobs_to_one", count)
 }
 
 /// Jobs to all, many at one time: how many a second, and how many returns are committed a second.
@@ -163,7 +169,7 @@ pub async fn jobs_to_all(arguments: &Arguments, ground: &mut Ground) -> anyhow::
     let took = submit_and_wait(ground, &jobs::for_all("test.ping", &[]), count).await?;
     arguments.put("jobs_per_s_all", count as f64 / took, "jobs/s", ground.minions);
     arguments.put("returns_acked_per_s", (count * ground.minions) as f64 / took, "returns/s", ground.minions);
-    calm.end(arguments, ground, "jobs_to_all")
+    calm.end(arguments, ground, "jobs_to_all", count * ground.minions)
 }
 
 /// Submits `count` times and waits until all is committed; how many seconds that took.

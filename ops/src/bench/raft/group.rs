@@ -140,7 +140,7 @@ impl Group {
 }
 
 /// Processor time of a process, in microseconds: user and system, fields 14 and 15 of its `stat`.
-fn used_by(process: u32) -> Option<f64> {
+pub fn used_by(process: u32) -> Option<f64> {
     let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // Its name is in brackets and may hold anything.
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
