@@ -1,5 +1,5 @@
 //! Stock Salt from PyPI doing the same small work: one master, 1 to 25 minions on this machine, with the defaults of its
-//! packages. Installed once into a virtual environment in the user's cache; nothing else of the system is touched.
+//! packages. Installed once into a virtual environment in the target folder; nothing else of the system is touched.
 
 use super::Arguments;
 use super::small::{MINIONS, Reached, TARGETS, first, wall};
@@ -62,10 +62,11 @@ if __name__ == '__main__':
 pub struct Salt;
 
 impl Salt {
+    /// Beside the programs' folder, so in the target folder: nothing outside of it is written.
     fn folder() -> PathBuf {
-        let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, |home| PathBuf::from(home).join(".cache"));
-        let cache = std::env::var_os("XDG_CACHE_HOME").map_or(home, PathBuf::from);
-        cache.join(format!("saltern-bench/salt-{VERSION}"))
+        let exe = std::env::current_exe().unwrap_or_default();
+        let target = exe.ancestors().nth(2).unwrap_or(Path::new("."));
+        target.join(format!("peers/salt-{VERSION}"))
     }
 
     fn program(name: &str) -> PathBuf {
