@@ -1,7 +1,7 @@
 //! The same writes on etcd, where it is installed: three members beside each other on this machine, with real syncs.
 //!
-//! Two clients are tried, and the faster one counts, so that no client is what is measured: `etcdctl check perf`, etcd's own,
-//! and one here that speaks to the leader's HTTP gateway over connections that stay open.
+//! Two clients are tried, so that no client is what is measured: `etcdctl check perf`, etcd's own, and one here that speaks to
+//! the leader's HTTP gateway over connections that stay open.
 
 use anyhow::Context;
 use saltern_wire::io::Clock;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   limit ── what the disk allows        group, member ── the processes, and questions to them
-//!   gaps, snapshot ── measurements       etcd ── the same writes on a peer, with --peers
+//!   gaps, snapshot ── measurements       etcd, nats ── the same writes on a peer, with --peers
 //! ```
 //!
 //! Beside rates stands what a write cost all members' processors together (`…_cpu_us_N`): that tells more than a rate where
@@ -19,6 +19,7 @@ pub mod gaps;
 pub mod group;
 pub mod limit;
 pub mod member;
+pub mod nats;
 pub mod snapshot;
 
 use super::Output;
@@ -28,6 +29,7 @@ use etcd::Etcd;
 use gaps::Change;
 use group::{ASK_WITHIN, Group, MEMBERS};
 use member::Said;
+use nats::Nats;
 use saltern_pubsub::clock::SystemClock;
 use serde_json::json;
 use std::path::PathBuf;
@@ -103,7 +105,7 @@ pub struct Arguments {
     /// MiB of the large state
     #[arg(long, value_parser = clap::value_parser!(u64).range(16..=65_536))]
     pub mib: Option<u64>,
-    /// The same writes on etcd, where it is installed
+    /// The same writes on etcd and NATS, where they are installed
     #[arg(long)]
     pub peers: bool,
     /// Where the members' folders are made: the disk that is measured
@@ -149,17 +151,23 @@ struct Run<'a> {
     arguments: &'a Arguments,
     clock: SystemClock,
     etcd: Option<Etcd>,
+    nats: Option<Nats>,
 }
 
 /// Measures what was asked for, writing each figure as it is known.
 pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("saltern-bench-").tempdir_in(arguments.folder())?;
-    let mut run = Run { arguments, clock: SystemClock::new(), etcd: None };
+    let mut run = Run { arguments, clock: SystemClock::new(), etcd: None, nats: None };
     if arguments.peers && arguments.wants(Part::Writes) {
         if Etcd::is_installed() {
             run.etcd = Some(Etcd::start(folder.path()).await?);
         } else {
             eprintln!("… no etcd here: `apt-get install etcd-server etcd-client` brings it");
+        }
+        if Nats::is_installed() {
+            run.nats = Some(Nats::start(folder.path()).await?);
+        } else {
+            eprintln!("… no NATS here: `apt-get install nats-server` brings it");
         }
     }
     let near = [Part::Writes, Part::Batched, Part::Returns, Part::Revoke, Part::Kill, Part::Transfer];
@@ -167,7 +175,7 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let mut group = Group::start(folder.path(), &arguments.extra).await?;
         run.near(&mut group).await?;
     }
-    run.etcd = None;
+    (run.etcd, run.nats) = (None, None);
     if arguments.wants(Part::Geo) {
         let extra = format!("profile: geo\n{}", arguments.extra);
         let apart = Some(Distances::equal(ROUND_TRIP));
@@ -237,6 +245,11 @@ impl Run<'_> {
             self.put(format!("write_cpu_us_{writers}"), used, "µs");
             if writers == 1 {
                 self.put_peer("fdatasync", &name, limit, rate, "syncs/s");
+            }
+            if let Some(nats) = &self.nats {
+                eprintln!("… the same on NATS");
+                let theirs = nats.publish(writers, self.arguments.within(), &self.clock).await?;
+                self.put_peer(nats.name(), &name, theirs, rate, "writes/s");
             }
             let Some(etcd) = &self.etcd else { continue };
             eprintln!("… the same on etcd");
