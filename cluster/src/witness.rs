@@ -59,6 +59,8 @@ pub enum Reason {
     NotAccepted,
     /// Too many handshakes at one time.
     Handshakes,
+    /// An address whose slots run out unused, or whose handshakes come to nothing.
+    SlotsWasted,
     /// Too many proposals of the control lane.
     ControlLane,
     /// Too many proposals of the bulk lane.
@@ -83,7 +85,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::InboxRoom,
         Self::SessionCalls,
         Self::SessionRate,
@@ -94,6 +96,7 @@ impl Reason {
         Self::PendingKeys,
         Self::NotAccepted,
         Self::Handshakes,
+        Self::SlotsWasted,
         Self::ControlLane,
         Self::BulkLane,
         Self::WriteStall,
@@ -119,6 +122,7 @@ impl Reason {
             Self::PendingKeys => "pending_keys",
             Self::NotAccepted => "not_accepted",
             Self::Handshakes => "handshakes",
+            Self::SlotsWasted => "slots_wasted",
             Self::ControlLane => "control_lane",
             Self::BulkLane => "bulk_lane",
             Self::WriteStall => "write_stall",

@@ -13,6 +13,7 @@
 use saltern_wire::MinionId;
 use saltern_wire::fanout::Beacon;
 use saltern_wire::io::Address;
+use saltern_wire::slot::{Slot, Ticket};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -43,6 +44,12 @@ const SUBSCRIBE_WITHIN: Duration = Duration::from_secs(12);
 /// A poll that is later than this was late by the minion's own fault.
 const OWN_LATENESS_MAX: Duration = Duration::from_millis(1_500);
 
+/// A slot that is no further away is waited for; meanwhile nobody else is asked, who would reserve a second place.
+const SLOT_WORTH_WAITING: Duration = Duration::from_secs(3);
+
+/// Those whom a full queue sent away without a slot come again spread over so long.
+const FULL_SPREAD: Duration = Duration::from_secs(5);
+
 /// Longest obeyed `retry_after`.
 const STAY_AWAY_MAX: Duration = Duration::from_secs(600);
 
@@ -53,6 +60,8 @@ struct Mark {
     failures: u32,
     not_before: Duration,
     useless_until: Duration,
+    /// What it gave us for the time `not_before`: it expects us then.
+    ticket: Option<Ticket>,
 }
 
 /// The masters that may be attached to.
@@ -90,6 +99,9 @@ impl Candidates {
 
     /// The best one to try, and when.
     pub fn choose(&self, now: Duration) -> Option<Choice> {
+        if let Some(choice) = self.expected(now) {
+            return Some(choice);
+        }
         let rank = |(address, mark): &(&Address, &Mark)| {
             (
                 mark.not_before.max(now),
@@ -102,6 +114,29 @@ impl Candidates {
         };
         let (address, mark) = self.marks.iter().min_by_key(rank)?;
         Some(Choice { address: address.clone(), at: mark.not_before.max(now) })
+    }
+
+    /// The master that expects us soonest, if that is soon.
+    fn expected(&self, now: Duration) -> Option<Choice> {
+        let soon = now + SLOT_WORTH_WAITING;
+        let expecting = self.marks.iter().filter(|(_, mark)| mark.ticket.is_some() && mark.not_before <= soon);
+        let (address, mark) = expecting.min_by_key(|(_, mark)| mark.not_before)?;
+        Some(Choice { address: address.clone(), at: mark.not_before.max(now) })
+    }
+
+    /// The master has a queue, and gave us a slot or asks us to come again. No failure: nothing is held against it.
+    pub fn handle_slot(&mut self, address: &Address, slot: Slot, now: Duration, random: u64) {
+        let Some(mark) = self.marks.get_mut(address) else { return };
+        mark.ticket = slot.ticket;
+        mark.not_before = now + Duration::from_millis(slot.wait_ms.into());
+        if slot.ticket.is_none() {
+            mark.not_before += jittered(FULL_SPREAD, random);
+        }
+    }
+
+    /// What to show the master at `address`. It is good once.
+    pub fn take_ticket(&mut self, address: &Address) -> Option<Ticket> {
+        self.marks.get_mut(address)?.ticket.take()
     }
 
     /// Rendezvous hashing: each minion has its own order of masters, and all orders together are even.

@@ -7,6 +7,7 @@ use saltern_wire::crypto::{Identity, PublicKey, Verified};
 use saltern_wire::io::{Entropy, Link, TransportError};
 use saltern_wire::master::Certificate;
 use saltern_wire::session::{ToMaster, ToMinion};
+use saltern_wire::slot::{Slot, Ticket};
 use std::time::Duration;
 
 /// Sends to the master.
@@ -46,10 +47,22 @@ impl Session {
         entropy: &dyn Entropy,
         timeout: Duration,
     ) -> Result<Self, SessionError> {
+        Self::open_at_slot(link, credentials, None, entropy, timeout).await
+    }
+
+    /// As [`Session::open`], with the ticket that this master gave before, if it did. Ends with [`SessionError::Slot`] when
+    /// the master has a queue.
+    pub async fn open_at_slot(
+        link: Link,
+        credentials: &MinionCredentials,
+        ticket: Option<Ticket>,
+        entropy: &dyn Entropy,
+        timeout: Duration,
+    ) -> Result<Self, SessionError> {
         let peer = link.peer.clone();
         let MinionCredentials { identity, minion, expectation } = credentials.clone();
         let initiator = Initiator::new(identity, minion, expectation, entropy);
-        match tokio::time::timeout(timeout, handshake(link, initiator)).await {
+        match tokio::time::timeout(timeout, handshake(link, initiator, ticket)).await {
             Ok(outcome) => outcome,
             Err(_) => {
                 let after_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
@@ -60,12 +73,19 @@ impl Session {
 }
 
 /// The three messages, from the minion's side.
-async fn handshake(mut link: Link, mut initiator: Initiator) -> Result<Session, SessionError> {
+async fn handshake(mut link: Link, mut initiator: Initiator, ticket: Option<Ticket>) -> Result<Session, SessionError> {
     let peer = link.peer;
     let refuse = |source| SessionError::Handshake { peer: peer.clone(), source };
-    let hello = initiator.hello().map_err(refuse)?;
+    let hello = match ticket {
+        None => initiator.hello(),
+        Some(ticket) => initiator.hello_at_slot(ticket),
+    };
+    let hello = hello.map_err(refuse)?;
     link.sender.send(hello.into()).await?;
     let answer = link.receiver.recv().await?;
+    if let Some(slot) = Slot::from_bytes(&answer) {
+        return Err(SessionError::Slot { peer, slot });
+    }
     let (proof, established) = initiator.handle_answer(&answer).map_err(refuse)?;
     link.sender.send(proof.into()).await?;
     Ok(Session {

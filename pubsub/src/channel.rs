@@ -14,6 +14,7 @@ use saltern_wire::codec::{CodecError, Encoded, decode, encode};
 use saltern_wire::crypto::handshake::{CipherError, HandshakeError, ReceiveCipher, SendCipher};
 use saltern_wire::io::{LinkReceiver, LinkSender, TransportError};
 use saltern_wire::limits::{NOISE_BODY_BYTES_MAX, SESSION_MESSAGE_BYTES_MAX};
+use saltern_wire::slot::Slot;
 use std::marker::PhantomData;
 
 /// Why a session did not open, or is over.
@@ -22,6 +23,14 @@ pub enum SessionError {
     /// The link failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The master has too much to do and gave a slot. No error: whoever comes at the slot is served.
+    #[error("{peer} has a queue: to come again in {} ms", slot.wait_ms)]
+    Slot {
+        /// The other end's address.
+        peer: String,
+        /// When to come again, and with what.
+        slot: Slot,
+    },
     /// The handshake was refused by this side.
     #[error("session with {peer}: {source}")]
     Handshake {

@@ -13,7 +13,7 @@ impl SessionError {
     #[must_use]
     pub fn refusal(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Transport(_) | Self::Torn { .. } => return None,
+            Self::Transport(_) | Self::Torn { .. } | Self::Slot { .. } => return None,
             Self::Handshake { source, .. } => match source {
                 HandshakeError::Version { .. } => "version",
                 HandshakeError::WrongCa { .. } => "wrong_ca",

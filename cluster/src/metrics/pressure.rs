@@ -1,6 +1,6 @@
 //! What presses on a master, and what it does about it: queues, refusals, expired work, the gate.
 
-use super::{count, gauge};
+use super::{count, gauge, seconds};
 use crate::api::Api;
 use crate::witness::{Queue, Reason};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -33,7 +33,7 @@ struct Database {
     database: &'static str,
 }
 
-/// What the gate did with a connection.
+/// What the gate did with a connection, or the queue with somebody who wants to attach.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Event {
     event: &'static str,
@@ -62,6 +62,7 @@ pub(super) fn register(registry: &mut Registry, api: &Api) {
     count(registry, "sessions_attached", "Sessions on this master, accepted or not", counts.attached);
     let strangers = counts.attached.saturating_sub(counts.accepted);
     count(registry, "sessions_strangers", "Sessions of minions that are not accepted (yet)", strangers);
+    queue(registry, api);
     let held = gauge(u64::try_from(api.sessions.inbox().held_bytes()).unwrap_or(u64::MAX));
     registry.register_with_unit("inbox_held", "What minions sent and the log has not taken yet", Unit::Bytes, held);
     let (control, bulk) = api.truth.lanes();
@@ -78,6 +79,30 @@ pub(super) fn register(registry: &mut Registry, api: &Api) {
         }
         registry.register("gate_events", "What the gate did with connections of minions, by event", events);
     }
+}
+
+/// The queue of those who want to attach.
+fn queue(registry: &mut Registry, api: &Api) {
+    let queue = api.sessions.queue();
+    let help = "Minions that may attach here a second: from what a handshake takes, and the setting attach_per_second";
+    count(registry, "attach_rate", help, queue.rate as u64);
+    let help = "Time that the cryptography of a handshake takes this master, on average";
+    registry.register_with_unit("handshake_cost", help, Unit::Seconds, seconds(queue.cost));
+    let help = "Slots for attaching that are given and not yet taken";
+    count(registry, "slots_waiting", help, u64::try_from(queue.waiting).unwrap_or(u64::MAX));
+    let slots: Family<Event, Counter> = Family::default();
+    let counts = queue.counts;
+    for (event, value) in [
+        ("entered", counts.entered),
+        ("given", counts.given),
+        ("taken", counts.taken),
+        ("expired", counts.expired),
+        ("refused", counts.refused),
+    ] {
+        slots.get_or_create(&Event { event }).inc_by(value);
+    }
+    let help = "Those who wanted to attach: entered at once, slots given, taken and expired, sent away without a slot";
+    registry.register("slots", help, slots);
 }
 
 /// How the log and the tables keep up.

@@ -1,12 +1,13 @@
 //! The minions attached to this master, from their handshake to their last word.
 //!
 //! ```text
-//!   Listener ─▶ handshake (so many at a time) ─▶ Attach ─▶ session task ──▶ Roster, Presence
+//!   Listener ─▶ slot? ─▶ handshake (so many at a time) ─▶ Attach ─▶ session task ──▶ Roster, Presence
 //!                                                            │  ▲
 //!     publishing ── evict, recheck, offer, rekey ── mailbox ─┘  └─ standing, grant, offers, replies ─▶ minion
 //!     calls ──▶ Inbox, proposals, local reads
 //! ```
 //!
+//! * [`queue`] has those come later who are too many at once: [`slots`] says when, [`pace`] how many a second.
 //! * [`session`] is one session: a reader that decides and a writer that drains a bounded queue.
 //! * [`roster`] knows them all; [`standing`] is what the truth thinks of a key; [`calls`] answers questions; [`limits`] says
 //!   how much one of them may ask.
@@ -23,20 +24,26 @@
 
 mod calls;
 pub(crate) mod limits;
+mod pace;
+mod queue;
 pub mod roster;
 pub(crate) mod session;
+mod slots;
 pub mod standing;
 
+pub use queue::QueueState;
 pub use roster::{Counts, Roster};
+pub use slots::SlotCounts;
 
 use crate::inbox::Inbox;
 use crate::presence::Presence;
 use crate::replica::Replica;
 use crate::sessions::limits::Limits;
+use crate::sessions::queue::Queue;
 use crate::sessions::roster::Session;
 use crate::witness::{Reason, Witness};
 use saltern_pubsub::publisher::Publisher;
-use saltern_pubsub::serve::{MasterCredentials, ServedSession};
+use saltern_pubsub::serve::{Caller, MasterCredentials, ServedSession};
 use saltern_store::StoreError;
 use saltern_wire::crypto::PublicKey;
 use saltern_wire::io::{Address, Io, Link, Listener, TransportError};
@@ -119,6 +126,7 @@ pub(crate) struct Shared {
     pub(crate) roster: Roster,
     pub(crate) witness: Arc<Witness>,
     pub(crate) limits: Mutex<Limits>,
+    queue: Arc<Queue>,
     pub(crate) facts: Semaphore,
     /// Tells publishing of accepted minions that have just been seated.
     pub(crate) seated: mpsc::Sender<Ordinal>,
@@ -147,6 +155,8 @@ impl Sessions {
         let (confirmations, confirmations_waiting) = mpsc::channel(HANDSHAKES_MAX);
         tasks.spawn(confirm(Arc::clone(&replica), confirmations_waiting, cancel.clone()));
         let limits = Mutex::new(Limits::new(io.clock.monotonic()));
+        let queue = Arc::new(Queue::open(&io, &credentials, Arc::clone(&witness)));
+        tasks.spawn(Arc::clone(&queue).keep_pace(Arc::clone(&replica), cancel.clone()));
         let shared = Arc::new(Shared {
             contact: AtomicBool::new(replica.quorum().fresh),
             closed: AtomicBool::new(false),
@@ -158,6 +168,7 @@ impl Sessions {
             roster: Roster::default(),
             witness,
             limits,
+            queue,
             facts: Semaphore::new(FACTS_IN_FLIGHT_MAX),
             seated,
             confirmations,
@@ -183,6 +194,11 @@ impl Sessions {
     /// The way of returns into the log.
     pub fn inbox(&self) -> &Inbox {
         &self.shared.inbox
+    }
+
+    /// What the queue of those who want to attach is like.
+    pub fn queue(&self) -> QueueState {
+        self.shared.queue.read()
     }
 
     /// Counts what is refused, and tells who asked for it.
@@ -376,7 +392,8 @@ async fn attend(shared: Arc<Shared>, link: Link, permit: OwnedSemaphorePermit, e
     };
     drop(permit);
     match opened {
-        Ok((served, attach)) => {
+        Ok(None) => {}
+        Ok(Some((served, attach))) => {
             if let Err(reason) = shared.admit(&served, &peer) {
                 session::dismiss(served, reason.into()).await;
                 return;
@@ -411,13 +428,22 @@ enum OpenError {
     },
 }
 
-/// Handshake and first message, each under its limit.
-async fn open(shared: &Shared, link: Link) -> Result<(ServedSession, Attach), OpenError> {
+/// Handshake and first message, each under its limit; `None` if the minion was given a slot instead.
+async fn open(shared: &Shared, link: Link) -> Result<Option<(ServedSession, Attach)>, OpenError> {
     let within = Duration::from_millis(HANDSHAKE_TIMEOUT_MS);
     let peer = link.peer.clone();
-    let mut served = ServedSession::accept(link, &shared.credentials, shared.io.entropy.as_ref(), within).await?;
+    let caller = Caller::listen(link, within).await?;
+    let source = limits::source_of(&peer);
+    if let Some(slot) = shared.queue.arrive(source, caller.ticket()) {
+        caller.turn_away(slot, within).await?;
+        return Ok(None);
+    }
+    let (entropy, clock) = (shared.io.entropy.as_ref(), shared.io.clock.as_ref());
+    let served = caller.serve(&shared.credentials, entropy, clock, within).await;
+    shared.queue.handle_over(source, served.as_ref().ok().map(|served| served.worked));
+    let mut served = served?;
     match tokio::time::timeout(within, served.receiver.recv()).await {
-        Ok(Ok(ToMaster::Attach(attach))) => Ok((served, attach)),
+        Ok(Ok(ToMaster::Attach(attach))) => Ok(Some((served, attach))),
         Ok(Ok(ToMaster::Ping { .. } | ToMaster::Call { .. })) => Err(OpenError::NotAttached { peer }),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(TransportError::TimedOut { peer, after_ms: HANDSHAKE_TIMEOUT_MS }.into()),

@@ -83,7 +83,7 @@ pub(crate) struct Opening {
 
 /// Serves one minion until it leaves or `ended` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, served: ServedSession, opening: Opening, ended: CancellationToken) {
-    let ServedSession { minion, public_key, sender, receiver } = served;
+    let ServedSession { minion, public_key, sender, receiver, worked: _ } = served;
     let Opening { attach, id, peer } = opening;
     let (mailbox, drain) = Mailbox::new(ended);
     let session = Session {

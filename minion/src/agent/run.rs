@@ -10,8 +10,10 @@ use futures::FutureExt;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use saltern_pubsub::call::{MinionCredentials, Session};
+use saltern_pubsub::channel::SessionError;
 use saltern_wire::io::{Address, draw};
 use saltern_wire::session::{Standing, ToMaster};
+use saltern_wire::slot::Slot;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +30,7 @@ enum Phase {
     /// Waits until `at`, or for ever if there is no master at all.
     Away { at: Duration },
     /// Dials one.
-    Dialling { address: Address, attempt: BoxFuture<'static, Result<Session, String>> },
+    Dialling { address: Address, attempt: BoxFuture<'static, Result<Session, Missed>> },
     /// Attached to one.
     Attached(Box<Connection>),
 }
@@ -37,11 +39,25 @@ enum Phase {
 enum Wake {
     Stop,
     Clock,
-    Dialled(Box<Result<Session, String>>),
+    Dialled(Box<Result<Session, Missed>>),
     Connection(Event),
     Ended(saltern_wire::JobId),
     Asked(Ask),
     Done(super::core::Done),
+}
+
+/// Why a call brought no session.
+enum Missed {
+    /// The master has a queue.
+    Slot(Slot),
+    /// It failed.
+    Failed(String),
+}
+
+impl Missed {
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Self::Failed(error.to_string())
+    }
 }
 
 struct Loop {
@@ -183,25 +199,36 @@ impl Loop {
             minion: self.core.config.id.clone(),
             expectation: self.core.rules.trust.expectation(),
         };
+        let ticket = self.core.candidates.take_ticket(&choice.address);
         let (io, timeout, address) = (self.core.io.clone(), self.core.config.dial_timeout, choice.address.clone());
         let attempt = async move {
             let link = match tokio::time::timeout(timeout, io.transport.dial(&address)).await {
-                Ok(link) => link.map_err(|error| error.to_string())?,
-                Err(_) => return Err(format!("{address}: no connection within {} ms", timeout.as_millis())),
+                Ok(link) => link.map_err(Missed::failed)?,
+                Err(_) => {
+                    return Err(Missed::Failed(format!("{address}: no connection within {} ms", timeout.as_millis())));
+                }
             };
-            let session = Session::open(link, &credentials, io.entropy.as_ref(), timeout).await;
-            session.map_err(|error| error.to_string())
+            let session = Session::open_at_slot(link, &credentials, ticket, io.entropy.as_ref(), timeout).await;
+            session.map_err(|error| match error {
+                SessionError::Slot { slot, .. } => Missed::Slot(slot),
+                error => Missed::failed(error),
+            })
         };
         self.phase = Phase::Dialling { address: choice.address, attempt: attempt.boxed() };
     }
 
-    fn handle_dialled(&mut self, result: Result<Session, String>) {
+    fn handle_dialled(&mut self, result: Result<Session, Missed>) {
         let now = self.core.io.clock.monotonic();
         let Phase::Dialling { address, .. } = std::mem::replace(&mut self.phase, Phase::Away { at: now }) else {
             return;
         };
         match result {
-            Err(error) => {
+            Err(Missed::Slot(slot)) => {
+                tracing::info!(master = %address, wait_ms = slot.wait_ms, "the master has a queue");
+                let random = u64::from_be_bytes(draw(self.core.io.entropy.as_ref()));
+                self.core.candidates.handle_slot(&address, slot, now, random);
+            }
+            Err(Missed::Failed(error)) => {
                 tracing::warn!(master = %address, %error, "could not attach");
                 self.fail(&address, Duration::ZERO, now);
             }

@@ -209,3 +209,30 @@ fn a_master_without_quorum_is_left_for_one_that_may_have_it() {
     assert!(!candidates.handle_useless(&all[2], seconds(3)), "none is known to be better: stay");
     assert!(candidates.handle_useless(&all[2], seconds(70)), "what is known grows old");
 }
+
+#[test]
+fn a_slot_is_waited_for_and_held_against_nobody() {
+    let mut candidates = candidates("web-1");
+    let at = Duration::from_millis;
+    let first = candidates.choose(at(0)).expect("one").address;
+    let ticket = Ticket { number: 7, secret: [1; 16] };
+    candidates.handle_slot(&first, Slot { wait_ms: 1_500, ticket: Some(ticket) }, at(0), 0);
+    assert_eq!(
+        candidates.choose(at(10)),
+        Some(Choice { address: first.clone(), at: at(1_500) }),
+        "nobody else is asked"
+    );
+    assert_eq!(candidates.take_ticket(&first), Some(ticket));
+    assert_eq!(candidates.take_ticket(&first), None, "it is good once");
+    candidates.handle_slot(&first, Slot { wait_ms: 20_000, ticket: Some(ticket) }, at(1_600), 0);
+    let other = candidates.choose(at(1_600)).expect("another");
+    assert!(other.address != first && other.at == at(1_600), "that is too long: {other:?}");
+    for address in addresses().iter().filter(|address| **address != first) {
+        candidates.handle_slot(address, Slot { wait_ms: 20_000, ticket: None }, at(1_700), u64::MAX);
+    }
+    assert_eq!(candidates.choose(at(1_700)), Some(Choice { address: first.clone(), at: at(21_600) }), "it expects us");
+    // A slot is no failure: the first one after it costs no waiting.
+    candidates.take_ticket(&first);
+    candidates.handle_failure(&first, Duration::ZERO, at(21_700), u64::MAX);
+    assert!(candidates.choose(at(30_000)).is_some_and(|choice| choice.at == at(30_000)));
+}

@@ -6,7 +6,7 @@ use saltern_pubsub::call::{MinionCredentials, Session};
 use saltern_pubsub::channel::SessionError;
 use saltern_pubsub::clock::{SystemClock, SystemEntropy};
 use saltern_pubsub::publisher::Publisher;
-use saltern_pubsub::serve::{MasterCredentials, ServedSession};
+use saltern_pubsub::serve::{Caller, MasterCredentials, ServedSession};
 use saltern_pubsub::subscriber::Subscriber;
 use saltern_wire::crypto::handshake::{Expectation, HandshakeError};
 use saltern_wire::crypto::{Identity, Signed};
@@ -15,6 +15,7 @@ use saltern_wire::io::{Listener, Transport, TransportError};
 use saltern_wire::limits::SESSION_MESSAGE_BYTES_MAX;
 use saltern_wire::master::Certificate;
 use saltern_wire::session::{Call, Grant, ToMaster, ToMinion};
+use saltern_wire::slot::{Slot, Ticket};
 use saltern_wire::{ClusterId, LogicalTime, Map, MasterId, MinionId, Value};
 use std::sync::Arc;
 use std::time::Duration;
@@ -212,5 +213,40 @@ async fn broadcasts_are_sealed_rekeyed_and_refused_when_forged() {
         publisher.revoke(grant.capability);
         let end = soon(name, subscriber.recv()).await;
         assert!(matches!(end, Err(TransportError::Closed { .. })), "{name}: {end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_minion_that_is_sent_away_with_a_slot_comes_back_with_its_ticket() {
+    let ca = identity(1);
+    let ticket = Ticket { number: 9, secret: [4; 16] };
+    for (name, transport) in transports() {
+        let mut listener = transport.listen(&anywhere()).await.expect(name);
+        let (master, minion) = (master_credentials(&ca, identity(2)), minion_credentials(&ca));
+        let (link, served) = connected(&*transport, &mut *listener).await;
+        let slot = Slot { wait_ms: 120, ticket: Some(ticket) };
+        let turning_away = async {
+            let caller = Caller::listen(served, TIMEOUT).await.expect(name);
+            assert_eq!(caller.ticket(), None, "{name}");
+            caller.turn_away(slot, TIMEOUT).await.expect(name);
+        };
+        let asking = Session::open(link, &minion, &SystemEntropy, TIMEOUT);
+        let (asked, ()) = soon(name, async { tokio::join!(asking, turning_away) }).await;
+        let Some(SessionError::Slot { slot: given, .. }) = asked.err() else { panic!("{name}: no slot") };
+        assert_eq!(given, slot, "{name}");
+
+        let (link, served) = connected(&*transport, &mut *listener).await;
+        let serving = async {
+            let caller = Caller::listen(served, TIMEOUT).await.expect(name);
+            assert_eq!(caller.ticket(), Some(ticket), "{name}");
+            caller.serve(&master, &SystemEntropy, &SystemClock::new(), TIMEOUT).await.expect(name)
+        };
+        let asking = Session::open_at_slot(link, &minion, given.ticket, &SystemEntropy, TIMEOUT);
+        let (mut session, served) = soon(name, async { tokio::join!(asking, serving) }).await;
+        let session = session.as_mut().expect(name);
+        assert_eq!(served.minion, minion.minion, "{name}");
+        session.sender.send(&ToMaster::Ping { sequence: 1 }).await.expect(name);
+        let mut receiver = served.receiver;
+        assert_eq!(soon(name, receiver.recv()).await.expect(name), ToMaster::Ping { sequence: 1 });
     }
 }

@@ -41,6 +41,7 @@ pub mod mine;
 pub mod profile;
 pub mod session;
 pub mod settings;
+pub mod slot;
 pub mod swarm;
 pub mod target;
 pub mod time;

@@ -1,6 +1,6 @@
 //! Settings that the truth depends on. They are replicated; YAML only seeds them at `saltern-master init`.
 
-use crate::level::LEVEL_FIRST;
+use crate::level::{LEVEL_FIRST, LEVEL_FLEET};
 use crate::profile::{Profile, ProfileChoice};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,8 @@ pub struct Settings {
     /// How long a minion may leave a job unaccepted before it is offered to it again for the first time, in milliseconds. The
     /// time doubles with every further offer, three times.
     pub offer_again_ms: u64,
+    /// How many minions a second each master lets attach at most; 0 for as many as it has measured that it can.
+    pub attach_per_second: u32,
 }
 
 impl Default for Settings {
@@ -73,6 +75,7 @@ impl Default for Settings {
             drain_spread_ms: 30_000,
             // Well above the round trip and the fsync of a busy minion.
             offer_again_ms: 2_000,
+            attach_per_second: 0,
         }
     }
 }
@@ -99,6 +102,7 @@ const SINCE: &[(&str, u32)] = &[
     ("min_voters", 2),
     ("drain_spread_ms", 2),
     ("offer_again_ms", 3),
+    ("attach_per_second", LEVEL_FLEET),
 ];
 
 /// Why a setting was not changed.

@@ -6,6 +6,7 @@ mod hostile;
 mod jobs;
 mod keys;
 mod liveness;
+mod storm;
 
 use super::*;
 use crate::presence::{Heard, PeerChannel, PresenceUpdate};

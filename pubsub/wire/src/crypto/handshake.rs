@@ -27,6 +27,7 @@ use crate::id::{ClusterId, MinionId};
 use crate::io::Entropy;
 use crate::limits::NOISE_MESSAGE_BYTES_MAX;
 use crate::master::Certificate;
+use crate::slot::Ticket;
 use noise::Noise;
 use serde::{Deserialize, Serialize};
 
@@ -186,6 +187,13 @@ impl Initiator {
         self.noise.write(1, &[SESSION_VERSION])
     }
 
+    /// The first message of a minion that was given a slot by this very master. Others would take it for another version.
+    pub fn hello_at_slot(&mut self, ticket: Ticket) -> Result<Vec<u8>, HandshakeError> {
+        let mut payload = vec![SESSION_VERSION];
+        payload.extend_from_slice(&ticket.to_bytes());
+        self.noise.write(1, &payload)
+    }
+
     /// Checks the master's answer and gives the third message, after which the session stands.
     pub fn handle_answer(mut self, message: &[u8]) -> Result<(Vec<u8>, Established<ProvenMaster>), HandshakeError> {
         let hash = self.noise.hash();
@@ -247,6 +255,8 @@ impl Responder {
         let version = self.noise.read(1, message)?;
         match version.as_slice() {
             [SESSION_VERSION] => {}
+            // Whether the ticket is good was decided before anybody came here.
+            [SESSION_VERSION, ..] if Ticket::in_hello(message).is_some() => {}
             [found, ..] => return Err(HandshakeError::Version { found: *found }),
             [] => return Err(HandshakeError::Malformed { step: 1, cause: CodecError::Short }),
         }
