@@ -1,7 +1,7 @@
 //! Returns, acceptances and mine values on their way from all sessions into the log, in batches.
 //!
 //! ```text
-//!   sessions ── record, accept ──▶ room ──▶ Pile, a line a minion ──▶ one proposal for hundreds ──▶ each waiter its own verdict
+//!   sessions ── accept, record ──▶ room ──▶ Pile, a line a minion ──▶ one proposal for hundreds ──▶ each waiter its own verdict
 //!            ── report ──────────▶ room ──▶ unchanged: the stamp alone, the same way · changed: one proposal a minion
 //! ```
 //!
@@ -23,13 +23,14 @@ use crate::truth::{Committed, Lane, ProposeError};
 use crate::witness::{Queue, Reason, Witness};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use kind::{Accepts, Affirms, Kind, Returns};
+use kind::{Accepts, Affirms, Delivered, Deliveries, Delivery, Kind};
 use pile::{Bounds, Pile};
 use roaring::RoaringBitmap;
 use saltern_store::StoreError;
 use saltern_store::command::{Command, MineAffirmation, MineCommand, Refused, Reply};
 use saltern_wire::io::Clock;
 use saltern_wire::job::{Recorded, ReturnPart};
+use saltern_wire::level::LEVEL_FLEET;
 use saltern_wire::limits::RETURN_BATCH_BYTES_MAX;
 use saltern_wire::mine::MineReport;
 use saltern_wire::session::Refusal;
@@ -52,6 +53,10 @@ const QUEUE_MAX: usize = 16 * 1024;
 /// form.
 const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 
+/// Entries under way beside which a small one goes as well: what trickles in waits for one of them at most, and costs half as
+/// many entries.
+const EAGER_ENTRIES_MAX: usize = 2;
+
 /// What an item weighs beyond its body, in bytes: its names and digest, and its place in a line.
 const ITEM_OVERHEAD_BYTES: usize = 128;
 
@@ -69,7 +74,7 @@ pub struct Inbox {
     replica: Arc<dyn Replica>,
     clock: Arc<dyn Clock>,
     witness: Arc<Witness>,
-    returns: mpsc::Sender<Waiting<Returns>>,
+    deliveries: mpsc::Sender<Waiting<Deliveries>>,
     accepts: mpsc::Sender<Waiting<Accepts>>,
     affirms: mpsc::Sender<Waiting<Affirms>>,
     reports: Arc<Semaphore>,
@@ -94,30 +99,39 @@ impl Inbox {
         tasks: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Self {
-        let (returns, returns_waiting) = mpsc::channel(QUEUE_MAX);
+        let (deliveries, deliveries_waiting) = mpsc::channel(QUEUE_MAX);
         let (accepts, accepts_waiting) = mpsc::channel(QUEUE_MAX);
         let (affirms, affirms_waiting) = mpsc::channel(QUEUE_MAX);
         let carrier = Carrier { replica: Arc::clone(&replica), clock: Arc::clone(&clock) };
-        tasks.spawn(run::<Returns>(carrier.clone(), returns_waiting, cancel.clone()));
+        tasks.spawn(run::<Deliveries>(carrier.clone(), deliveries_waiting, cancel.clone()));
         tasks.spawn(run::<Accepts>(carrier.clone(), accepts_waiting, cancel.clone()));
         tasks.spawn(run::<Affirms>(carrier, affirms_waiting, cancel.clone()));
         let reports = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
-        Self { replica, clock, witness, returns, accepts, affirms, reports, room: Room::new(ROOM_BYTES) }
+        Self { replica, clock, witness, deliveries, accepts, affirms, reports, room: Room::new(ROOM_BYTES) }
     }
 
     /// Records parts of returns; one verdict a part, in order, and a revision that holds them all.
     pub async fn record(&self, asker: Asker, parts: Vec<ReturnPart>) -> Result<(Vec<Recorded>, Revision), Refusal> {
         let weight = parts.iter().map(|part| part.body.len() + ITEM_OVERHEAD_BYTES).sum();
         let place = self.make_room(asker, weight)?;
-        let items = parts.into_iter().map(|part| (asker.ordinal, part));
-        self.through(&self.returns, asker, place, items).await
+        let items = parts.into_iter().map(|part| Delivery::Part(asker.ordinal, part));
+        let (verdicts, revision) = self.through(&self.deliveries, asker, place, items).await?;
+        let recorded = verdicts.into_iter().filter_map(|verdict| match verdict {
+            Delivered::Recorded(recorded) => Some(recorded),
+            Delivered::Accepted => None,
+        });
+        Ok((recorded.collect(), revision))
     }
 
     /// Replicates that a minion has these jobs on its disk.
     pub async fn accept(&self, asker: Asker, jobs: Vec<JobId>) -> Result<Revision, Refusal> {
         let place = self.make_room(asker, jobs.len() * ITEM_OVERHEAD_BYTES)?;
-        let items = jobs.into_iter().map(|jid| (jid, asker.ordinal));
-        self.through(&self.accepts, asker, place, items).await.map(|(_, revision)| revision)
+        if self.replica.state().level() < LEVEL_FLEET {
+            let items = jobs.into_iter().map(|jid| (jid, asker.ordinal));
+            return self.through(&self.accepts, asker, place, items).await.map(|(_, revision)| revision);
+        }
+        let items = jobs.into_iter().map(|jid| Delivery::Accepted(jid, asker.ordinal));
+        self.through(&self.deliveries, asker, place, items).await.map(|(_, revision)| revision)
     }
 
     /// Replicates mine values of a minion. Of those that the truth holds already only the stamp is: without it an older value
@@ -255,7 +269,8 @@ enum Compared {
 }
 
 /// How mine values of one minion are cut into entries.
-const REPORT_BOUNDS: Bounds = Bounds { items_max: usize::MAX, bytes_max: RETURN_BATCH_BYTES_MAX, in_flight_max: 1 };
+const REPORT_BOUNDS: Bounds =
+    Bounds { items_max: usize::MAX, bytes_max: RETURN_BATCH_BYTES_MAX, in_flight_max: 1, eager_max: 1 };
 
 fn weight_of(report: &MineReport) -> usize {
     let value = report.value.as_ref().map_or(0, |value| value.to_string().len());
@@ -389,12 +404,12 @@ impl Carrier {
         items: Vec<K::Item>,
         deadline: Duration,
     ) -> Result<(Vec<K::Verdict>, Revision), Refusal> {
-        let count = items.len();
+        let judged: Vec<bool> = items.iter().map(K::is_judged).collect();
         let within = deadline.saturating_sub(self.clock.monotonic());
         let proposed = self.replica.propose_within(Lane::Bulk, K::command(items), None, within).await;
         let (reply, revision) = settle(proposed)?;
-        let Some(verdicts) = K::verdicts(reply, count) else {
-            tracing::error!(%revision, count, "the truth answered a batch with something else than its verdicts");
+        let Some(verdicts) = K::verdicts(reply, &judged) else {
+            tracing::error!(%revision, count = judged.len(), "the truth answered a batch with something else than its verdicts");
             return Err(Refusal::Unknown);
         };
         Ok((verdicts, revision))

@@ -86,7 +86,7 @@ impl Level {
 pub fn bears(command: &Command) -> Level {
     match command {
         // Minions keep what they have and come back with it.
-        Command::Job(JobCommand::Accept { .. } | JobCommand::Record { .. })
+        Command::Job(JobCommand::Accept { .. } | JobCommand::Record { .. } | JobCommand::Deliver { .. })
         | Command::Mine(_)
         | Command::Minion(_)
         | Command::Key(KeyCommand::Submit { .. }) => Level::Roomy,

@@ -127,6 +127,13 @@ pub enum JobCommand {
         /// Which minion returned what.
         returns: Vec<(Ordinal, ReturnPart)>,
     },
+    /// Both in one entry: first the acceptances, then the returns. Replied as [`JobCommand::Record`] is.
+    Deliver {
+        /// Which minion accepted which job.
+        accepted: Vec<(JobId, Ordinal)>,
+        /// Which minion returned what.
+        returns: Vec<(Ordinal, ReturnPart)>,
+    },
 }
 
 /// Mine data.

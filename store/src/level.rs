@@ -9,7 +9,7 @@ use crate::command::{
 use crate::error::StoreError;
 use crate::kv::Kv;
 use crate::table::meta;
-use saltern_wire::level::{LEVEL, LEVEL_FIRST, LEVEL_MEMBERSHIP, Newer};
+use saltern_wire::level::{LEVEL, LEVEL_FIRST, LEVEL_FLEET, LEVEL_MEMBERSHIP, Newer};
 use saltern_wire::settings::Settings;
 use std::sync::Arc;
 
@@ -40,6 +40,7 @@ impl Command {
             | Self::Master(MasterCommand::Directory { .. } | MasterCommand::Rejoin { .. }) => LEVEL_FIRST,
             // Its writer is the only voter from there on, and says which level it brings.
             Self::Master(MasterCommand::Refound { .. }) => LEVEL_FIRST,
+            Self::Job(JobCommand::Deliver { .. }) => LEVEL_FLEET,
             Self::Settings(SettingsCommand::Set { name, .. }) => Settings::level_of(name),
             // Proposed once every voter knows it: it is what says so.
             Self::Level { .. } => LEVEL_FIRST,

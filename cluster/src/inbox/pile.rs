@@ -1,8 +1,9 @@
 //! What waits for a place in the log, and when it goes: the pure half of the inbox.
 //!
-//! There is no linger. While fewer than `in_flight_max` entries are under way, whatever waits goes into the next one at
-//! once; while all are, it piles up and the next entry is the larger for it. So a lone return pays no delay and a burst
-//! pays one fsync for hundreds.
+//! There is no linger. While fewer than `eager_max` entries are under way, whatever waits goes into the next one at once; while
+//! fewer than `in_flight_max` are, it goes once it fills half an entry; otherwise it piles up and the next entry is the larger
+//! for it. So a lone return pays no delay, what trickles in does not become an entry each, and a burst pays one fsync for
+//! hundreds.
 //!
 //! Every sender has a line of its own, and lines are served in turn, [`QUANTUM_BYTES`] each (deficit round robin, Shreedhar
 //! and Varghese 1995): a minion that sends without end waits behind itself, not before everybody else.
@@ -25,6 +26,8 @@ pub struct Bounds {
     pub bytes_max: usize,
     /// Most batches under way.
     pub in_flight_max: usize,
+    /// Most batches under way beside which a small one goes as well.
+    pub eager_max: usize,
 }
 
 /// Items in lines, one a sender.
@@ -37,6 +40,8 @@ pub struct Pile<T> {
     /// Whether the line in front has been given its quantum.
     given: bool,
     len: usize,
+    /// What all that waits weighs, in bytes.
+    bytes: usize,
     in_flight: usize,
 }
 
@@ -50,7 +55,7 @@ struct Line<T> {
 impl<T> Pile<T> {
     /// An empty pile.
     pub fn new(bounds: Bounds) -> Self {
-        Self { bounds, lines: BTreeMap::new(), turns: VecDeque::new(), given: false, len: 0, in_flight: 0 }
+        Self { bounds, lines: BTreeMap::new(), turns: VecDeque::new(), given: false, len: 0, bytes: 0, in_flight: 0 }
     }
 
     /// One more item of `sender`, of so many bytes.
@@ -60,12 +65,14 @@ impl<T> Pile<T> {
             Line { items: VecDeque::new(), credit: 0 }
         });
         line.items.push_back((item, bytes));
-        self.len += 1;
+        (self.len, self.bytes) = (self.len + 1, self.bytes.saturating_add(bytes));
     }
 
     /// The next batch, which is under way from now on; `None` if nothing waits or enough is under way.
     pub fn poll_batch(&mut self) -> Option<Vec<T>> {
-        if self.in_flight >= self.bounds.in_flight_max {
+        if self.in_flight >= self.bounds.in_flight_max
+            || (self.in_flight >= self.bounds.eager_max && !self.is_half_full())
+        {
             return None;
         }
         let mut batch = Vec::new();
@@ -87,7 +94,7 @@ impl<T> Pile<T> {
                     break;
                 }
                 (line.credit, total) = (line.credit - bytes, total + bytes);
-                self.len -= 1;
+                (self.len, self.bytes) = (self.len - 1, self.bytes.saturating_sub(bytes));
                 batch.push(item);
             }
             if full {
@@ -107,6 +114,10 @@ impl<T> Pile<T> {
         }
         self.in_flight += 1;
         Some(batch)
+    }
+
+    fn is_half_full(&self) -> bool {
+        self.len >= self.bounds.items_max / 2 || self.bytes >= self.bounds.bytes_max / 2
     }
 
     /// A batch is no longer under way.
@@ -129,7 +140,7 @@ impl<T> Pile<T> {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { items_max: 3, bytes_max: 10, in_flight_max: 2 };
+    const BOUNDS: Bounds = Bounds { items_max: 3, bytes_max: 10, in_flight_max: 2, eager_max: 2 };
 
     #[test]
     fn a_lone_item_goes_at_once_and_a_burst_piles_up() {
@@ -150,6 +161,30 @@ mod tests {
     }
 
     #[test]
+    fn what_trickles_in_waits_behind_two_entries_until_it_is_half_of_one() {
+        let mut pile = Pile::new(Bounds { items_max: 8, bytes_max: 100, in_flight_max: 4, eager_max: 2 });
+        for item in 0..2 {
+            pile.push(1, item, 1);
+            assert_eq!(pile.poll_batch(), Some(vec![item]));
+        }
+        for item in 2..5 {
+            pile.push(1, item, 1);
+            assert_eq!(pile.poll_batch(), None, "{item}");
+        }
+        pile.push(1, 5, 1);
+        assert_eq!(pile.poll_batch(), Some(vec![2, 3, 4, 5]));
+        pile.push(1, 6, 50);
+        assert_eq!(pile.poll_batch(), Some(vec![6]), "half of its bytes");
+        pile.push(1, 7, 1);
+        pile.handle_landed();
+        pile.handle_landed();
+        assert_eq!(pile.poll_batch(), None, "two are under way");
+        pile.handle_landed();
+        assert_eq!(pile.poll_batch(), Some(vec![7]), "nothing waits longer than for one of two");
+        assert_eq!((pile.len(), pile.bytes), (0, 0));
+    }
+
+    #[test]
     fn bytes_bound_a_batch_unless_one_item_is_larger() {
         let mut pile = Pile::new(BOUNDS);
         for (item, bytes) in [('a', 6), ('b', 5), ('c', 50), ('d', 1)] {
@@ -166,7 +201,8 @@ mod tests {
     #[test]
     fn a_flood_waits_behind_itself() {
         const LARGE: usize = 256 * 1024;
-        let mut pile = Pile::new(Bounds { items_max: 512, bytes_max: LARGE, in_flight_max: usize::MAX });
+        let mut pile =
+            Pile::new(Bounds { items_max: 512, bytes_max: LARGE, in_flight_max: usize::MAX, eager_max: usize::MAX });
         for _ in 0..100 {
             pile.push(1, (1, LARGE), LARGE);
         }
@@ -192,7 +228,8 @@ mod tests {
 
     #[test]
     fn a_line_stays_in_order_whatever_comes_between() {
-        let mut pile = Pile::new(Bounds { items_max: 7, bytes_max: 3000, in_flight_max: usize::MAX });
+        let mut pile =
+            Pile::new(Bounds { items_max: 7, bytes_max: 3000, in_flight_max: usize::MAX, eager_max: usize::MAX });
         let mut sent = BTreeMap::<u32, Vec<usize>>::new();
         let mut taken = BTreeMap::<u32, Vec<usize>>::new();
         for round in 0..2000_usize {

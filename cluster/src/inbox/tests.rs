@@ -60,7 +60,7 @@ impl Scene {
     /// Sizes of the entries that carried returns: items and bytes.
     fn entries(&self) -> Vec<(usize, usize)> {
         let returns = self.master.asked().into_iter().filter_map(|command| match command {
-            Command::Job(JobCommand::Record { returns }) => Some(returns),
+            Command::Job(JobCommand::Record { returns } | JobCommand::Deliver { returns, .. }) => Some(returns),
             Command::Tick
             | Command::Key(_)
             | Command::Minion(_)
@@ -332,4 +332,50 @@ async fn a_master_that_stops_answers_unknown() {
     drop(_stop);
     let jid = JobId::mint(LogicalTime::ZERO, 0);
     assert_eq!(inbox.record(asker(ordinal), returned(jid, "x")).await.err(), Some(Refusal::Unknown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn acceptances_travel_with_returns_and_not_beside_their_own() {
+    let scene = scene();
+    let minions: Vec<Ordinal> = (0..100).map(|number| scene.enrol(number)).collect();
+    let job = scene.open(1, &minions);
+    scene.master.stall();
+    // Two entries are under way, so that everything else comes together.
+    let first = async |at: usize| scene.inbox.accept(asker(minions[at]), vec![job]).await;
+    let early = async {
+        let (one, other) = tokio::join!(first(0), first(1));
+        one.and(other).expect("accepted");
+    };
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let accepts = minions[2..60].iter().map(|ordinal| scene.inbox.accept(asker(*ordinal), vec![job]));
+        let returns = minions[30..].iter().map(|ordinal| scene.inbox.record(asker(*ordinal), returned(job, "x")));
+        let flow = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            scene.master.flow();
+        };
+        let (accepted, recorded, ()) =
+            tokio::join!(futures::future::join_all(accepts), futures::future::join_all(returns), flow);
+        assert!(accepted.iter().all(Result::is_ok));
+        assert!(recorded.into_iter().all(|outcome| outcome.expect("there is room").0 == [Recorded::Committed]));
+    };
+    tokio::join!(early, late);
+    let state = scene.master.replica();
+    let held = state.state().job(&job).expect("readable").expect("held");
+    assert_eq!((held.accepted.len(), held.answered.len()), (30, 70));
+    let carried: Vec<(usize, usize)> = scene.master.asked().iter().filter_map(carried).collect();
+    assert_eq!(carried.iter().map(|(_, returns)| returns).sum::<usize>(), 70);
+    assert_eq!(carried.iter().map(|(accepted, _)| accepted).sum::<usize>(), 30, "an answer says more");
+    assert!(carried.len() <= 4, "{carried:?}");
+}
+
+/// Acceptances and returns of a command.
+fn carried(command: &Command) -> Option<(usize, usize)> {
+    let Command::Job(command) = command else { return None };
+    match command {
+        JobCommand::Accept { accepted } => Some((accepted.len(), 0)),
+        JobCommand::Record { returns } => Some((0, returns.len())),
+        JobCommand::Deliver { accepted, returns } => Some((accepted.len(), returns.len())),
+        JobCommand::Open { .. } => None,
+    }
 }

@@ -142,6 +142,10 @@ fn carry_out(tx: &mut Tx<'_>, command: &Command) -> Result<Reply, Stop> {
         Command::Job(JobCommand::Open { job }) => job::open(tx, job),
         Command::Job(JobCommand::Accept { accepted }) => job::accept(tx, accepted),
         Command::Job(JobCommand::Record { returns }) => record::record(tx, returns),
+        Command::Job(JobCommand::Deliver { accepted, returns }) => {
+            job::accept(tx, accepted)?;
+            record::record(tx, returns)
+        }
         Command::Mine(command) => mine::apply(tx, command),
         Command::Master(command) => master::apply(tx, command),
         Command::Settings(command) => settings::apply(tx, command),

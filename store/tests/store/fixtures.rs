@@ -3,8 +3,8 @@
 //! `UPDATE_FIXTURES=1 cargo test -p saltern-store` writes the ones that are missing.
 
 use crate::world::{
-    BEGIN, Bench, World, accept, affirm, cluster, current, delete, digest, directory, facts, found_at, here, id, job,
-    mine, outcome, parts, public_key, record, reject, set, sign, submit, take,
+    BEGIN, Bench, World, accept, affirm, cluster, current, delete, deliver, digest, directory, facts, found_at, here,
+    id, job, mine, outcome, parts, public_key, record, reject, set, sign, submit, take,
 };
 use saltern_store::command::{Command, JobCommand, KeyCommand, MasterCommand, Proposal};
 use saltern_store::{Snapshots, Soundness};
@@ -27,6 +27,7 @@ fn families() -> Vec<(&'static str, Command)> {
         ("job_open", Command::Job(JobCommand::Open { job: sign(&job(opened, 1, &[1, 2, 70_000], 60_000)) })),
         ("job_accept", take(jid, 2)),
         ("job_record", record(2, parts(jid, &outcome("true", true)))),
+        ("job_deliver", deliver(jid, 1, 2)),
         ("mine_report", mine(2, "network.ip_addrs", Some(json!(["10.0.0.2"])), (7, 3))),
         ("mine_affirm", affirm(2, "network.ip_addrs", (7, 3), (7, 4))),
         ("master_found", found_at(LEVEL_FIRST)),
@@ -88,7 +89,7 @@ fn populated(bench: &Bench) -> World {
     world.run(submit("web3")).unwrap();
     world.run(Command::Key(KeyCommand::Submit { minion: id("web1"), public_key: public_key("web1", 1) })).unwrap();
     // What came after the first version is not in its state.
-    let later = ["master_found", "master_rejoin", "mine_affirm", "master_refound"];
+    let later = ["master_found", "master_rejoin", "mine_affirm", "master_refound", "job_deliver"];
     for (_, command) in families().into_iter().filter(|(name, _)| !later.contains(name)) {
         let item = world.item_as(Some(RequestId::from_bytes([world.next as u8; 16])), command);
         world.state.apply(&[item]).unwrap();

@@ -1,9 +1,10 @@
 //! The feature level: what is above it is refused alike everywhere, and what a newer build wrote is not called corrupt.
 
 use crate::entry::{Entry, OF_A_NEWER_BUILD, entries};
-use crate::world::{Bench, World, digest, found_at, set};
-use saltern_store::command::{Command, Refused};
+use crate::world::{Bench, World, deliver, digest, found_at, outcome, parts, record, set, take};
+use saltern_store::command::{Command, Refused, Reply};
 use saltern_store::{FlushBy, Log, LogEntry, Soundness, State, StoreError, Verdict};
+use saltern_wire::job::{Progress, Recorded};
 use saltern_wire::level::{LEVEL, LEVEL_FIRST};
 use serde_json::json;
 use std::sync::mpsc;
@@ -44,6 +45,30 @@ fn a_setting_of_a_later_level_waits_for_it() {
     world.run(later).unwrap();
     assert_eq!(world.state.settings().snapshot_mib_per_second, 5);
     assert_eq!(world.state.settings().job_ttl_ms, 5);
+}
+
+#[test]
+fn acceptances_and_returns_of_one_entry_wait_for_their_level_and_mean_what_two_entries_mean() {
+    let [mut apart, mut together] = [Bench::memory(), Bench::memory()].map(|bench| World::new(&bench));
+    let mut jids = Vec::new();
+    for world in [&mut apart, &mut together] {
+        world.run(found_at(LEVEL_FIRST)).unwrap();
+        world.enrol(&["web1", "web2"]);
+        jids.push(world.open(1, &[1, 2]));
+    }
+    assert_eq!(jids[0], jids[1]);
+    let jid = jids[0];
+    assert!(matches!(together.run(deliver(jid, 1, 2)), Err(Refused::Conflict(cause)) if cause.contains("level 3")));
+    together.run(Command::Level { level: LEVEL }).unwrap();
+    apart.run(take(jid, 1)).unwrap();
+    apart.run(record(2, parts(jid, &outcome("true", true)))).unwrap();
+    assert_eq!(together.run(deliver(jid, 1, 2)).unwrap(), Reply::Recorded(vec![Recorded::Committed]));
+    assert_eq!(together.state.progress(&jid).unwrap(), apart.state.progress(&jid).unwrap());
+    // An acceptance beside the answer that it led to.
+    together.run(deliver(jid, 1, 1)).unwrap();
+    let all = together.state.progress(&jid).unwrap();
+    assert!(all.iter().all(|(_, _, progress)| *progress == Progress::Returned), "{all:?}");
+    assert!(together.state.open_jobs().is_empty(), "the job is done");
 }
 
 #[test]

@@ -194,6 +194,12 @@ pub fn take(jid: JobId, ordinal: u32) -> Command {
     Command::Job(JobCommand::Accept { accepted: vec![(jid, Ordinal(ordinal))] })
 }
 
+/// One minion has accepted the job, another one has answered it.
+pub fn deliver(jid: JobId, accepted: u32, returned: u32) -> Command {
+    let returns = parts(jid, &outcome("true", true)).into_iter().map(|part| (Ordinal(returned), part)).collect();
+    Command::Job(JobCommand::Deliver { accepted: vec![(jid, Ordinal(accepted))], returns })
+}
+
 pub fn affirm(ordinal: u32, function: &str, held: (u64, u64), stamp: (u64, u64)) -> Command {
     let stamp_of = |(incarnation, counter)| saltern_wire::mine::MineStamp { incarnation, counter };
     let (held, stamp) = (stamp_of(held), stamp_of(stamp));
