@@ -14,9 +14,9 @@ use saltern_wire::event::Event;
 use saltern_wire::job::{Job, OutcomeKind, ReturnRecord};
 use saltern_wire::key::{KeyRecord, KeyState};
 use saltern_wire::master::{Directory, MasterRecord};
-use saltern_wire::{LogicalTime, MasterId, MinionId, Ordinal, Revision, Value};
+use saltern_wire::{JobId, LogicalTime, MasterId, MinionId, Ordinal, Revision, Value};
 use serde_json::json;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -114,6 +114,7 @@ pub fn of_entry(entry: &AppliedEntry, state: &State) -> Vec<Event> {
         }
         events.push(Event { tag, revision: entry.revision, time: entry.time, data });
     };
+    let mut jobs = BTreeMap::new();
     for effect in &entry.effects {
         match effect {
             Effect::Key { record, deleted } => event("salt/key".into(), key_data(record, *deleted)),
@@ -124,7 +125,9 @@ pub fn of_entry(entry: &AppliedEntry, state: &State) -> Vec<Event> {
             }
             Effect::Returned { record } => {
                 let tag = format!("salt/job/{}/ret/{}", record.jid, record.minion);
-                event(tag, return_data(record, state));
+                // An entry carries hundreds of returns, often of one job: it is read once.
+                let job = jobs.entry(record.jid).or_insert_with(|| job_of(record.jid, state));
+                event(tag, return_data(record, job.as_ref()));
             }
             Effect::Facts { minion } => event(format!("salt/minion/{minion}/refresh"), json!({ "id": minion })),
             Effect::Mine { minion, functions } => {
@@ -192,9 +195,12 @@ fn new_data(job: &Job, state: &State) -> Value {
     })
 }
 
-fn return_data(record: &ReturnRecord, state: &State) -> Value {
-    // A return whose job was purged is told without what only the job knew.
-    let job = state.signed_job(&record.jid).ok().flatten().and_then(|signed| signed.peek().ok());
+fn job_of(jid: JobId, state: &State) -> Option<Job> {
+    state.signed_job(&jid).ok().flatten().and_then(|signed| signed.peek().ok())
+}
+
+/// A return whose job was purged is told without what only the job knew.
+fn return_data(record: &ReturnRecord, job: Option<&Job>) -> Value {
     let outcome = &record.outcome;
     json!({
         "cmd": "_return",
@@ -203,9 +209,9 @@ fn return_data(record: &ReturnRecord, state: &State) -> Value {
         "return": outcome.value,
         "retcode": outcome.retcode,
         "jid": record.jid,
-        "fun": job.as_ref().map(|job| job.function.as_str()),
-        "fun_args": job.as_ref().map(|job| &job.arguments),
-        "user": job.as_ref().map(|job| job.user.as_str()),
+        "fun": job.map(|job| job.function.as_str()),
+        "fun_args": job.map(|job| &job.arguments),
+        "user": job.map(|job| job.user.as_str()),
         "interrupted": matches!(outcome.kind, OutcomeKind::Interrupted),
         "master": record.via,
     })
