@@ -111,7 +111,10 @@ impl Board {
             figures.ready += usize::from(row.ready);
             figures.waiting += row.waiting;
             if let Some(master) = &row.attached {
-                *figures.masters.entry(master.clone()).or_default() += 1;
+                match figures.masters.get_mut(master) {
+                    Some(count) => *count += 1,
+                    None => drop(figures.masters.insert(master.clone(), 1)),
+                }
             }
             match row.standing {
                 Some(Standing::Pending) => figures.pending += 1,

@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 /// How long an order may take: thousands of minions that start anew on a busy machine.
 const ORDER_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Pause between two looks at its figures.
-const LOOK: Duration = Duration::from_millis(20);
+/// Pause between two looks at its figures, for which every worker counts its minions.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How long a swarm may take to end when it is asked to.
 const FAREWELL: Duration = Duration::from_secs(15);
