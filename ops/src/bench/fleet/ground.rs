@@ -85,10 +85,11 @@ impl Ground {
         let mut swarm = Swarm::start(&wanted)?;
         swarm.wait("every key to be pending", PATIENCE, |figures| figures.pending == minions).await?;
         eprintln!("… accepting {minions} keys");
+        let (clock, places) = (SystemClock::new(), BTreeMap::new());
         let accepted = cluster.accept_all(0).await?;
+        arguments.put("key_accept_fleet_s", clock.monotonic().as_secs_f64(), "s", minions);
         ensure!(accepted.changed.len() == minions, "{} of {minions} keys were accepted", accepted.changed.len());
         swarm.wait("every minion to work", PATIENCE, |figures| figures.ready == minions).await?;
-        let (clock, places) = (SystemClock::new(), BTreeMap::new());
         Ok(Self { cluster, swarm, minions, clock, masters_alone_kib, places })
     }
 

@@ -216,7 +216,7 @@ pub async fn compare(arguments: &Arguments, folder: &Path, ours: &Reached) -> an
         let rate = tokio::task::spawn_blocking(move || said(&python, &words.each_ref().map(String::as_str))).await??;
         rates.push(rate.trim().parse()?);
     }
-    put("returns_acked_25_per_s", percentile(rates, 100), "returns/s", false);
+    put("returns_acked_per_s", percentile(rates, 100), "returns/s", false);
     let held = minions.iter().map(|minion| minion.memory_kib() as f64 / 1024.0);
     put("minion_rss_mib", percentile(held.collect(), 50), "MiB", true);
     let mut starts = Vec::new();

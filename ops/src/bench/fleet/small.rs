@@ -1,7 +1,7 @@
 //! Real minions, as many as a peer bears on this machine: how long one takes to start, what it holds, and what the command line
 //! takes, start of the program included.
 
-use super::Arguments;
+use super::{Arguments, work};
 use crate::demo::report::percentile;
 use crate::fleet::Plan;
 use crate::fleet::bring_up::Cluster;
@@ -62,7 +62,9 @@ pub async fn measure(arguments: &Arguments, folder: &Path) -> anyhow::Result<Rea
         }
         put(format!("cli_ping_{count}_ms"), percentile(walls, 50), "ms");
     }
-    put("returns_acked_25_per_s".into(), returns(&cluster, &clock).await?, "returns/s");
+    eprintln!("… returns of {MINIONS} minions");
+    let took = work::submit_and_wait(&cluster, &clock, &jobs::for_all("test.ping", &[]), JOBS).await?;
+    put("returns_acked_per_s".into(), (JOBS * MINIONS) as f64 / took, "returns/s");
     put("minion_start_s".into(), start(&mut cluster, &clock).await?, "s");
     Ok(reached)
 }
@@ -84,33 +86,6 @@ pub async fn wall(clock: &SystemClock, mut command: Command) -> anyhow::Result<f
     let took = clock.monotonic().saturating_sub(began).as_secs_f64();
     ensure!(status.success(), "{said}: {status}");
     Ok(took)
-}
-
-/// Returns that are committed a second, many jobs at one time.
-async fn returns(cluster: &Cluster, clock: &SystemClock) -> anyhow::Result<f64> {
-    eprintln!("… returns of {MINIONS} minions");
-    let began = clock.monotonic();
-    let mut submitters = tokio::task::JoinSet::new();
-    for number in 0..8 {
-        let mut client = cluster.client(number % 3);
-        submitters.spawn(async move {
-            let mut jids = Vec::new();
-            for _ in 0..JOBS / 8 {
-                jids.push(jobs::submit(&mut client, &jobs::for_all("test.ping", &[])).await?.jid);
-            }
-            anyhow::Ok(jids)
-        });
-    }
-    let mut returned = 0;
-    let mut client = cluster.client(0);
-    while let Some(jids) = submitters.join_next().await {
-        for jid in jids?? {
-            let view = jobs::wait(&mut client, jid, PATIENCE).await?;
-            ensure!(view.missing.is_empty(), "{jid}: {:?}", view.missing);
-            returned += view.returns.len();
-        }
-    }
-    Ok(returned as f64 / clock.monotonic().saturating_sub(began).as_secs_f64())
 }
 
 /// From the start of one minion's process until a master knows it as attached, its key being known; the median of a few.

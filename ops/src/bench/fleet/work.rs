@@ -5,11 +5,13 @@
 //! is busy with other things.
 
 use super::Arguments;
-use super::ground::{Ground, PATIENCE};
+use super::ground::{Ground, MASTERS, PATIENCE};
 use crate::client::Client;
 use crate::demo::report::percentile;
+use crate::fleet::bring_up::Cluster;
 use crate::fleet::jobs;
 use anyhow::{Context, ensure};
+use saltern_pubsub::clock::SystemClock;
 use saltern_wire::JobId;
 use saltern_wire::api::{JobPage, JobState, Submit};
 use saltern_wire::io::Clock;
@@ -159,7 +161,7 @@ pub async fn jobs_to_one(arguments: &Arguments, ground: &mut Ground) -> anyhow::
     let count = if arguments.quick { JOBS_TO_ONE / 10 } else { JOBS_TO_ONE };
     let job = jobs::job(TargetKind::List, "web-1", "test.ping", &[]);
     let calm = Calm::begin(ground).await?;
-    let took = submit_and_wait(ground, &job, count).await?;
+    let took = submit_and_wait(&ground.cluster, &ground.clock, &job, count).await?;
     arguments.put("jobs_per_s_one", count as f64 / took, "jobs/s", ground.minions);
     calm.end(arguments, ground, "jobs_to_one", count)
 }
@@ -170,18 +172,23 @@ pub async fn jobs_to_all(arguments: &Arguments, ground: &mut Ground) -> anyhow::
     let count = (returns / ground.minions).clamp(2, JOBS_TO_ALL_MAX);
     eprintln!("… {count} jobs to all");
     let calm = Calm::begin(ground).await?;
-    let took = submit_and_wait(ground, &jobs::for_all("test.ping", &[]), count).await?;
+    let took = submit_and_wait(&ground.cluster, &ground.clock, &jobs::for_all("test.ping", &[]), count).await?;
     arguments.put("jobs_per_s_all", count as f64 / took, "jobs/s", ground.minions);
     arguments.put("returns_acked_per_s", (count * ground.minions) as f64 / took, "returns/s", ground.minions);
     calm.end(arguments, ground, "jobs_to_all", count * ground.minions)
 }
 
 /// Submits `count` times and waits until all is committed; how many seconds that took.
-async fn submit_and_wait(ground: &Ground, job: &Submit, count: usize) -> anyhow::Result<f64> {
-    let began = ground.clock.monotonic();
+pub async fn submit_and_wait(
+    cluster: &Cluster,
+    clock: &SystemClock,
+    job: &Submit,
+    count: usize,
+) -> anyhow::Result<f64> {
+    let began = clock.monotonic();
     let mut submitters = JoinSet::new();
     for number in 0..SUBMITTERS {
-        let (mut client, job) = (ground.cluster.client(number % super::ground::MASTERS), job.clone());
+        let (mut client, job) = (cluster.client(number % MASTERS), job.clone());
         let own = (count + SUBMITTERS - 1 - number) / SUBMITTERS;
         submitters.spawn(async move {
             for _ in 0..own {
@@ -193,7 +200,7 @@ async fn submit_and_wait(ground: &Ground, job: &Submit, count: usize) -> anyhow:
     while let Some(submitted) = submitters.join_next().await {
         submitted??;
     }
-    let mut client = ground.client();
+    let mut client = cluster.client(0);
     let settled = async {
         while !client.get::<JobPage>("/v1/jobs", "limit=1&active=true").await?.value.jobs.is_empty() {
             tokio::time::sleep(LOOK).await;
@@ -201,7 +208,7 @@ async fn submit_and_wait(ground: &Ground, job: &Submit, count: usize) -> anyhow:
         anyhow::Ok(())
     };
     tokio::time::timeout(PATIENCE, settled).await.context("jobs stay open")??;
-    let took = ground.clock.monotonic().saturating_sub(began).as_secs_f64();
+    let took = clock.monotonic().saturating_sub(began).as_secs_f64();
     let page = client.get::<JobPage>("/v1/jobs", &format!("limit={}", count.min(100))).await?.value;
     for job in page.jobs {
         ensure!(job.returned == job.targeted, "{}: {} of {} returned", job.jid, job.returned, job.targeted);
