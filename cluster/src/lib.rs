@@ -21,6 +21,7 @@ pub mod api;
 pub mod backup;
 pub mod bucket;
 pub mod config;
+pub mod delivery;
 pub mod door;
 pub mod duties;
 pub mod founding;

@@ -241,7 +241,7 @@ impl Publishing {
         for (seat, mailbox) in here {
             let subscribed = now.saturating_sub(seat.given) >= SUBSCRIBING;
             if seat.enrolled <= opened && !(sent && subscribed) {
-                mailbox.offer(Arc::clone(&message));
+                mailbox.offer(Arc::clone(&message), now);
             }
         }
         fault_point!("publish.after");
@@ -262,10 +262,10 @@ impl Publishing {
             Err(error) => return tracing::error!(jid = %due.jid, %error, "an open job cannot be read"),
         };
         let Some(offer) = signed.peek().ok().and_then(|job| self.offer_of(&signed, &job)) else { return };
-        let message = Arc::new(ToMinion::Offer(offer));
+        let (message, now) = (Arc::new(ToMinion::Offer(offer)), self.clock.monotonic());
         for (seat, mailbox) in self.sessions.roster().targeted(&due.whom) {
             if seat.enrolled <= due.opened {
-                mailbox.offer(Arc::clone(&message));
+                mailbox.offer(Arc::clone(&message), now);
             }
         }
     }

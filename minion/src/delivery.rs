@@ -5,15 +5,12 @@
 
 use saltern_wire::JobId;
 use saltern_wire::job::{Recorded, ReturnPart};
-use saltern_wire::limits::SESSION_MESSAGE_BYTES_MAX;
+use saltern_wire::limits::{RETURN_PART_OVERHEAD_BYTES, SESSION_MESSAGE_BYTES_MAX};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Most bytes of parts in one call: leaves room for the envelope in a session's message.
 const CALL_BYTES_MAX: usize = SESSION_MESSAGE_BYTES_MAX - 64 * 1024;
-
-/// What a part weighs besides its body: jid, digest and field names.
-const PART_OVERHEAD_BYTES: usize = 128;
 
 /// Most parts in one call: what a master puts into one log entry.
 const CALL_PARTS_MAX: usize = saltern_wire::limits::RETURNS_PER_ENTRY_MAX;
@@ -25,6 +22,17 @@ pub enum Source {
     Disk,
     /// Here: of a pure function or a refusal.
     Memory(Arc<Vec<ReturnPart>>),
+}
+
+/// What reading an outcome from the outbox came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loaded {
+    /// Its parts.
+    Parts(Vec<ReturnPart>),
+    /// It was not read: not even its first part fits.
+    Large,
+    /// It cannot be read now.
+    Unreadable,
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +49,8 @@ struct Item {
 pub struct Flight {
     /// How many parts of each job, in the order of the call, and how many parts the whole has.
     pub jobs: Vec<(JobId, u16, u16)>,
+    /// What its parts weigh, in bytes.
+    pub bytes: usize,
 }
 
 /// What the loop has to do after a verdict.
@@ -56,6 +66,8 @@ pub enum Settled {
 #[derive(Debug, Clone, Default)]
 pub struct Delivery {
     items: BTreeMap<JobId, Item>,
+    /// An outcome was left out of the last call for want of room.
+    is_short: bool,
 }
 
 impl Delivery {
@@ -83,48 +95,67 @@ impl Delivery {
     pub fn memory_bytes(&self) -> usize {
         let of = |item: &Item| match &item.source {
             Source::Disk => 0,
-            Source::Memory(parts) => parts.iter().map(|part| part.body.len() + PART_OVERHEAD_BYTES).sum(),
+            Source::Memory(parts) => parts.iter().map(|part| part.body.len() + RETURN_PART_OVERHEAD_BYTES).sum(),
         };
         self.items.values().map(of).sum()
     }
 
-    /// The next call: oldest outcomes first, as many as fit. `load` reads an outcome's parts from the outbox; one that it
-    /// cannot read stays for later. `None` if nothing waits.
+    /// Whether an outcome was left out of the last call for want of room.
+    pub fn is_short(&self) -> bool {
+        self.is_short
+    }
+
+    /// The next call, of at most `room` bytes: oldest outcomes first, as many as fit; one that does not fit holds up nobody.
+    /// `load` reads an outcome's parts from the outbox, unless the first has more bytes than it is told. `None` if nothing
+    /// waits that fits.
     pub fn next_call(
         &mut self,
-        mut load: impl FnMut(JobId) -> Option<Vec<ReturnPart>>,
+        room: usize,
+        mut load: impl FnMut(JobId, usize) -> Loaded,
     ) -> Option<(Vec<ReturnPart>, Flight)> {
-        let mut parts = Vec::new();
+        let room = room.min(CALL_BYTES_MAX);
+        self.is_short = false;
+        let mut parts: Vec<ReturnPart> = Vec::new();
         let mut flight = Flight::default();
-        let mut bytes = 0;
         for (jid, item) in self.items.iter_mut().filter(|(_, item)| !item.in_flight) {
+            let left = room.saturating_sub(flight.bytes);
+            if left <= RETURN_PART_OVERHEAD_BYTES || parts.len() >= CALL_PARTS_MAX {
+                self.is_short = true;
+                break;
+            }
             if item.suspect && !parts.is_empty() {
                 continue;
             }
             let own = match &item.source {
                 Source::Memory(own) if own.is_empty() => continue,
                 Source::Memory(own) => own.as_ref().clone(),
-                Source::Disk => match load(*jid) {
-                    Some(own) if !own.is_empty() => own,
-                    Some(_) | None => continue,
+                Source::Disk => match load(*jid, left - RETURN_PART_OVERHEAD_BYTES) {
+                    Loaded::Parts(own) if !own.is_empty() => own,
+                    Loaded::Parts(_) | Loaded::Unreadable => continue,
+                    Loaded::Large => {
+                        self.is_short = true;
+                        continue;
+                    }
                 },
             };
             let whole = own[0].parts;
-            let before = parts.len();
+            let mut taken = 0;
             for part in own.into_iter().skip(usize::from(item.next_part)) {
-                bytes += part.body.len() + PART_OVERHEAD_BYTES;
-                if !parts.is_empty() && (bytes > CALL_BYTES_MAX || parts.len() >= CALL_PARTS_MAX) {
+                let bytes = part.body.len() + RETURN_PART_OVERHEAD_BYTES;
+                if flight.bytes + bytes > room || parts.len() >= CALL_PARTS_MAX {
+                    self.is_short = true;
                     break;
                 }
+                flight.bytes += bytes;
+                taken += 1;
                 parts.push(part);
             }
-            let taken = u16::try_from(parts.len() - before).unwrap_or(u16::MAX);
             if taken > 0 {
                 item.in_flight = true;
                 flight.jobs.push((*jid, taken, whole));
-            }
-            if item.suspect || bytes > CALL_BYTES_MAX || parts.len() >= CALL_PARTS_MAX {
-                break;
+                if item.suspect {
+                    break;
+                }
             }
         }
         (!parts.is_empty()).then_some((parts, flight))
@@ -206,8 +237,8 @@ mod tests {
         delivery
     }
 
-    fn none(_: JobId) -> Option<Vec<ReturnPart>> {
-        None
+    fn none(_: JobId, _: usize) -> Loaded {
+        Loaded::Unreadable
     }
 
     #[test]
@@ -215,7 +246,7 @@ mod tests {
         let mut delivery = filled(&[10, 3 << 20, 10]);
         let mut done = Vec::new();
         let mut calls = 0;
-        while let Some((parts, flight)) = delivery.next_call(none) {
+        while let Some((parts, flight)) = delivery.next_call(usize::MAX, none) {
             calls += 1;
             assert!(parts.iter().map(|part| part.body.len()).sum::<usize>() <= CALL_BYTES_MAX);
             let verdict =
@@ -230,38 +261,63 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_fit_the_room_waits_and_holds_up_nobody() {
+        let mut delivery = filled(&[10, 100_000, 10]);
+        delivery.add(jid(7), Source::Disk);
+        let mut asked = Vec::new();
+        let (_, flight) = delivery
+            .next_call(10_000, |jid, room| {
+                asked.push((jid, room));
+                Loaded::Large
+            })
+            .expect("two are small");
+        assert_eq!(flight.jobs.iter().map(|(jid, ..)| *jid).collect::<Vec<_>>(), [jid(0), jid(2)]);
+        assert_eq!(
+            asked,
+            [(jid(7), 10_000 - flight.bytes - RETURN_PART_OVERHEAD_BYTES)],
+            "the outbox knows what is left"
+        );
+        assert!(delivery.is_short());
+        assert_eq!(delivery.next_call(10_000, none), None);
+        assert!(delivery.is_short(), "the large one has not gone");
+        let (parts, flight) = delivery.next_call(200_000, none).expect("now it fits");
+        assert_eq!(flight.bytes, parts.iter().map(|part| part.body.len() + RETURN_PART_OVERHEAD_BYTES).sum::<usize>());
+        assert!(!delivery.is_short(), "what cannot be read asks for no room");
+    }
+
+    #[test]
     fn an_outcome_without_parts_holds_up_nobody() {
         let mut delivery = filled(&[10]);
         delivery.add(jid(7), Source::Memory(Arc::default()));
-        let (_, flight) = delivery.next_call(none).expect("one waits");
+        let (_, flight) = delivery.next_call(usize::MAX, none).expect("one waits");
         assert_eq!(flight.jobs, [(jid(0), 1, 1)]);
-        assert_eq!(delivery.next_call(none), None);
+        assert_eq!(delivery.next_call(usize::MAX, none), None);
     }
 
     #[test]
     fn what_failed_is_sent_again_and_nothing_is_in_two_calls() {
         let mut delivery = filled(&[10, 10]);
-        let (first, flight) = delivery.next_call(none).expect("two wait");
-        assert_eq!(delivery.next_call(none), None);
+        let (first, flight) = delivery.next_call(usize::MAX, none).expect("two wait");
+        assert_eq!(delivery.next_call(usize::MAX, none), None);
         delivery.handle_failed(&flight);
-        assert_eq!(delivery.next_call(none).map(|(parts, _)| parts), Some(first));
+        assert_eq!(delivery.next_call(usize::MAX, none).map(|(parts, _)| parts), Some(first));
     }
 
     #[test]
     fn too_few_verdicts_settle_only_what_they_name() {
         let mut delivery = filled(&[10, 10]);
-        let (_, flight) = delivery.next_call(none).expect("two wait");
+        let (_, flight) = delivery.next_call(usize::MAX, none).expect("two wait");
         assert_eq!(delivery.handle_recorded(&flight, &[Recorded::Duplicate]).len(), 1);
-        assert_eq!(delivery.next_call(none).expect("one waits").1.jobs, [(jid(1), 1, 1)]);
+        assert_eq!(delivery.next_call(usize::MAX, none).expect("one waits").1.jobs, [(jid(1), 1, 1)]);
     }
 
     #[test]
     fn one_invalid_return_does_not_hold_up_the_others() {
         let mut delivery = filled(&[10, 10, 10]);
-        let (_, flight) = delivery.next_call(none).expect("three wait");
+        let (_, flight) = delivery.next_call(usize::MAX, none).expect("three wait");
         assert!(delivery.handle_invalid(&flight, "too large").is_empty());
         let (mut aside, mut done) = (0, 0);
-        while let Some((parts, flight)) = delivery.next_call(none) {
+        while let Some((parts, flight)) = delivery.next_call(usize::MAX, none) {
             assert_eq!(parts.len(), 1, "alone");
             if parts[0].jid == jid(1) {
                 aside += delivery.handle_invalid(&flight, "too large").len();

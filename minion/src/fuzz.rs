@@ -1,7 +1,7 @@
 //! Fuzz targets: whatever may stand in a minion's data folder, and whatever order of things may happen to its decisions.
 
 use crate::book::MineFile;
-use crate::delivery::{Delivery, Settled, Source};
+use crate::delivery::{Delivery, Loaded, Settled, Source};
 use crate::executor::Work;
 use crate::folder::{Born, Folder, KeptDirectory, ReportedFacts};
 use crate::journal::{Health, Journal};
@@ -239,8 +239,11 @@ impl Scene {
 
     /// A master commits what waits.
     fn commit(&mut self) {
-        let load = |jid| saltern_wire::job::ReturnPart::split(jid, &interrupted("cmd.run")).ok();
-        while let Some((parts, flight)) = self.delivery.next_call(load) {
+        let load = |jid, _| {
+            let parts = saltern_wire::job::ReturnPart::split(jid, &interrupted("cmd.run"));
+            parts.map_or(Loaded::Unreadable, Loaded::Parts)
+        };
+        while let Some((parts, flight)) = self.delivery.next_call(usize::MAX, load) {
             let verdicts = vec![Recorded::Committed; parts.len()];
             let settled = self.delivery.handle_recorded(&flight, &verdicts);
             let jids: Vec<JobId> = settled

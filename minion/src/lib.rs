@@ -24,6 +24,7 @@ pub mod attach;
 pub mod book;
 pub mod cli;
 pub mod config;
+pub mod credit;
 pub mod delivery;
 pub mod executor;
 pub mod folder;

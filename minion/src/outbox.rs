@@ -12,14 +12,17 @@ use saltern_wire::codec::{decode, encode};
 use saltern_wire::fault_point;
 use saltern_wire::io::Disk;
 use saltern_wire::job::{Outcome, OutcomeKind, ReturnPart};
-use saltern_wire::limits::RETURN_BYTES_MAX;
+use saltern_wire::limits::{RETURN_BYTES_MAX, RETURN_PART_BYTES_MAX};
 use saltern_wire::{JobId, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Largest file, in bytes: the largest return and its digest.
-const FILE_BYTES_MAX: u64 = RETURN_BYTES_MAX as u64 + 32;
+const FILE_BYTES_MAX: u64 = RETURN_BYTES_MAX as u64 + DIGEST_BYTES;
+
+/// Length of the digest at the beginning of a file.
+const DIGEST_BYTES: u64 = 32;
 
 /// Why the outbox cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +101,12 @@ impl Outbox {
     pub fn put(&mut self, jid: JobId, outcome: &Outcome) -> Result<(), OutboxError> {
         write(self.disk.as_ref(), &self.folder, jid, outcome)?;
         self.notice(jid).map(drop)
+    }
+
+    /// Whether the first part of the outcome of `jid` has at most `room` bytes, as far as its file's length tells.
+    pub fn fits(&self, jid: JobId, room: usize) -> bool {
+        let body = self.files.get(&jid).map_or(0, |len| len.saturating_sub(DIGEST_BYTES));
+        body.min(RETURN_PART_BYTES_MAX as u64) <= room as u64
     }
 
     /// The outcome of `jid`, cut into parts. A damaged file is set aside and an outcome that says so is put in its place.

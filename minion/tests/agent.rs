@@ -81,6 +81,33 @@ async fn a_large_return_travels_in_parts() {
     minion.stop().await;
 }
 
+// A real command takes real time.
+#[tokio::test]
+async fn a_large_return_waits_for_credit_and_small_ones_do_not() {
+    let mut cluster = Cluster::new(&[1]);
+    let master = cluster.master(1).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let minion = cluster.minion(cluster.config(folder.path(), &[1]));
+    ready(&minion).await;
+    master.tell(ToMinion::Credit { bytes: 0 });
+    let small = cluster.job("test.ping", vec![]);
+    master.offer(&small, &master.identity);
+    assert!(cluster.outcome(small.jid).await.success);
+    assert!(cluster.truth().wants.is_empty(), "it fits the window");
+    let mut large = cluster.job("cmd.run", vec![json!("head -c 3000000 /dev/zero | tr '\\0' x")]);
+    large.keywords.insert("timeout".into(), json!(60));
+    master.offer(&large, &master.identity);
+    let outcome = cluster.outcome(large.jid).await;
+    assert_eq!(outcome.value.as_str().map(str::len), Some(3_000_000));
+    minion.wait_for(|status| status.waiting == 0).await.expect("running");
+    let truth = cluster.truth();
+    assert!(truth.wants.len() >= 3 && truth.wants[0] >= 3_000_000, "a mebibyte at a time: {:?}", truth.wants);
+    assert!(truth.wants.len() < 10, "{:?}", truth.wants);
+    assert_eq!(truth.overdrawn, 0, "nothing went that was not given");
+    drop(truth);
+    minion.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_frozen_master_is_left_and_the_return_goes_through_another() {
     let mut cluster = Cluster::new(&[1, 2]);

@@ -65,6 +65,11 @@ pub(super) fn register(registry: &mut Registry, api: &Api) {
     queue(registry, api);
     let held = gauge(u64::try_from(api.sessions.inbox().held_bytes()).unwrap_or(u64::MAX));
     registry.register_with_unit("inbox_held", "What minions sent and the log has not taken yet", Unit::Bytes, held);
+    let (given, waiting) = api.sessions.credit().figures();
+    let help = "What minions were given to send of their outboxes and the log has not taken yet";
+    registry.register_with_unit("credit_given", help, Unit::Bytes, gauge(given));
+    let help = "Minions that wait for their turn to send what is in their outboxes";
+    count(registry, "credit_waiting", help, u64::try_from(waiting).unwrap_or(u64::MAX));
     let (control, bulk) = api.truth.lanes();
     let proposals: Family<Lane, Gauge> = Family::default();
     for (lane, taken) in [("control", control), ("bulk", bulk)] {

@@ -25,6 +25,7 @@
 mod calls;
 pub(crate) mod limits;
 mod pace;
+pub mod parcel;
 mod queue;
 pub mod roster;
 pub(crate) mod session;
@@ -35,6 +36,7 @@ pub use queue::QueueState;
 pub use roster::{Counts, Roster};
 pub use slots::SlotCounts;
 
+use crate::delivery::Credit;
 use crate::inbox::Inbox;
 use crate::presence::Presence;
 use crate::replica::Replica;
@@ -123,6 +125,7 @@ pub(crate) struct Shared {
     pub(crate) publisher: SharedPublisher,
     pub(crate) presence: Presence,
     pub(crate) inbox: Inbox,
+    pub(crate) credit: Credit,
     pub(crate) roster: Roster,
     pub(crate) witness: Arc<Witness>,
     pub(crate) limits: Mutex<Limits>,
@@ -157,6 +160,8 @@ impl Sessions {
         let limits = Mutex::new(Limits::new(io.clock.monotonic()));
         let queue = Arc::new(Queue::open(&io, &credentials, Arc::clone(&witness)));
         tasks.spawn(Arc::clone(&queue).keep_pace(Arc::clone(&replica), cancel.clone()));
+        let credit = Credit::new(Arc::clone(&replica), Arc::clone(&io.clock), inbox.clone());
+        tasks.spawn(credit.clone().run(cancel.clone()));
         let shared = Arc::new(Shared {
             contact: AtomicBool::new(replica.quorum().fresh),
             closed: AtomicBool::new(false),
@@ -165,6 +170,7 @@ impl Sessions {
             publisher,
             presence,
             inbox,
+            credit,
             roster: Roster::default(),
             witness,
             limits,
@@ -199,6 +205,11 @@ impl Sessions {
     /// What the queue of those who want to attach is like.
     pub fn queue(&self) -> QueueState {
         self.shared.queue.read()
+    }
+
+    /// How outboxes are drained.
+    pub fn credit(&self) -> &Credit {
+        &self.shared.credit
     }
 
     /// Counts what is refused, and tells who asked for it.
@@ -444,7 +455,9 @@ async fn open(shared: &Shared, link: Link) -> Result<Option<(ServedSession, Atta
     let mut served = served?;
     match tokio::time::timeout(within, served.receiver.recv()).await {
         Ok(Ok(ToMaster::Attach(attach))) => Ok(Some((served, attach))),
-        Ok(Ok(ToMaster::Ping { .. } | ToMaster::Call { .. })) => Err(OpenError::NotAttached { peer }),
+        Ok(Ok(ToMaster::Ping { .. } | ToMaster::Call { .. } | ToMaster::Want { .. })) => {
+            Err(OpenError::NotAttached { peer })
+        }
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(TransportError::TimedOut { peer, after_ms: HANDSHAKE_TIMEOUT_MS }.into()),
     }

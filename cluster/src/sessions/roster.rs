@@ -9,6 +9,7 @@
 //!
 //! One lock, held for the length of one decision and never across an await.
 
+use crate::sessions::parcel::Parcel;
 use roaring::RoaringBitmap;
 use saltern_wire::crypto::PublicKey;
 use saltern_wire::io::Capability;
@@ -34,7 +35,7 @@ pub struct SessionId(pub u64);
 /// How others reach a session's task.
 #[derive(Clone)]
 pub struct Mailbox {
-    queue: mpsc::Sender<Arc<ToMinion>>,
+    queue: mpsc::Sender<Parcel>,
     /// The minion's standing may have changed: look again.
     pub recheck: Arc<Notify>,
     ended: CancellationToken,
@@ -43,7 +44,7 @@ pub struct Mailbox {
 
 impl Mailbox {
     /// A mailbox and the end that the session's writer drains. `ended` is cancelled when the session is to end.
-    pub fn new(ended: CancellationToken) -> (Self, mpsc::Receiver<Arc<ToMinion>>) {
+    pub fn new(ended: CancellationToken) -> (Self, mpsc::Receiver<Parcel>) {
         let (queue, drain) = mpsc::channel(QUEUE_MAX);
         (Self { queue, recheck: Arc::default(), ended, farewell: Arc::default() }, drain)
     }
@@ -53,7 +54,7 @@ impl Mailbox {
         if self.ended.is_cancelled() {
             return;
         }
-        if self.queue.try_send(message).is_err() {
+        if self.queue.try_send(Parcel { message, since: None }).is_err() {
             self.end(vec![ToMinion::Bye {
                 reason: "the minion does not read what it is sent".into(),
                 retry_after_ms: 0,
@@ -61,9 +62,11 @@ impl Mailbox {
         }
     }
 
-    /// Queues an offer if there is room; says whether there was. One that is lost is offered again by the sweep.
-    pub fn offer(&self, offer: Arc<ToMinion>) -> bool {
-        !self.ended.is_cancelled() && self.queue.capacity() > QUEUE_RESERVE && self.queue.try_send(offer).is_ok()
+    /// Queues an offer if there is room; says whether there was. One that is lost is offered again by the sweep. What remains of
+    /// its time is as of `now`, monotonic.
+    pub fn offer(&self, offer: Arc<ToMinion>, now: Duration) -> bool {
+        let parcel = Parcel { message: offer, since: Some(now) };
+        !self.ended.is_cancelled() && self.queue.capacity() > QUEUE_RESERVE && self.queue.try_send(parcel).is_ok()
     }
 
     /// Ends the session with these last words. The first to end it chooses them.
@@ -251,7 +254,7 @@ impl Book {
 mod tests {
     use super::*;
 
-    fn session(key: u8, id: u64) -> (Session, mpsc::Receiver<Arc<ToMinion>>) {
+    fn session(key: u8, id: u64) -> (Session, mpsc::Receiver<Parcel>) {
         let (mailbox, drain) = Mailbox::new(CancellationToken::new());
         let session = Session {
             id: SessionId(id),
@@ -308,7 +311,8 @@ mod tests {
     fn a_burst_of_offers_leaves_room_and_a_full_queue_ends_the_session() {
         let (session, _drain) = session(1, 1);
         let message = Arc::new(ToMinion::Pong { sequence: 1, quorum: true });
-        let offered = (0..QUEUE_MAX * 2).filter(|_| session.mailbox.offer(Arc::clone(&message))).count();
+        let offered =
+            (0..QUEUE_MAX * 2).filter(|_| session.mailbox.offer(Arc::clone(&message), Duration::ZERO)).count();
         assert_eq!(offered, QUEUE_MAX - QUEUE_RESERVE);
         for _ in 0..QUEUE_RESERVE {
             session.mailbox.push(Arc::clone(&message));

@@ -11,9 +11,11 @@
 //! The grant follows a second look after the seat was taken: whoever is revoked in between is either seen by that look or
 //! found in the roster by the one who revokes. A minion that is not accepted gets answers to pings and nothing else.
 
+use crate::delivery::Purse;
 use crate::inbox::{late, settle, unreadable};
 use crate::sessions::calls::{Caller, carry_out, cost_of, cost_of_target, report_facts};
 use crate::sessions::limits::{Share, full, source_of};
+use crate::sessions::parcel::Parcel;
 use crate::sessions::roster::{Mailbox, Seat, Session, SessionId};
 use crate::sessions::standing::farewell;
 use crate::sessions::{RETRY_AFTER_MS, Shared};
@@ -112,6 +114,7 @@ pub(crate) async fn run(shared: Arc<Shared>, served: ServedSession, opening: Ope
         seating: false,
         work: FuturesUnordered::new(),
         share: Share::new(shared.io.clock.monotonic()),
+        purse: Purse::new(shared.credit.clone(), id),
     };
     tokio::join!(write(&shared, sender, drain, &who.mailbox), reader.run(receiver));
     match shared.roster.remove(&who.public_key, id) {
@@ -142,15 +145,16 @@ struct Who {
 }
 
 /// Sends what is queued, then the last words.
-async fn write(shared: &Shared, mut sender: ServedSender, mut drain: mpsc::Receiver<Arc<ToMinion>>, mailbox: &Mailbox) {
+async fn write(shared: &Shared, mut sender: ServedSender, mut drain: mpsc::Receiver<Parcel>, mailbox: &Mailbox) {
     loop {
-        let message = tokio::select! {
+        let parcel = tokio::select! {
             biased;
             () = mailbox.ended() => break,
-            message = drain.recv() => message,
+            parcel = drain.recv() => parcel,
         };
-        let Some(message) = message else { break };
-        let message = as_of_now(shared, message);
+        let Some(parcel) = parcel else { break };
+        let quorum = || shared.replica.quorum().fresh;
+        let Some(message) = parcel.open(shared.io.clock.monotonic(), quorum) else { continue };
         match tokio::time::timeout(SEND_WITHIN, sender.send(&message)).await {
             Ok(Ok(())) => {
                 if let ToMinion::Reply { result: Ok(Answer::Recorded(_)), .. } = &*message {
@@ -179,16 +183,6 @@ async fn write(shared: &Shared, mut sender: ServedSender, mut drain: mpsc::Recei
     }
 }
 
-/// A pong says how things are when it leaves, not when it was queued: between the two this process may have been frozen.
-fn as_of_now(shared: &Shared, message: Arc<ToMinion>) -> Arc<ToMinion> {
-    match *message {
-        ToMinion::Pong { sequence, quorum: true } if !shared.replica.quorum().fresh => {
-            Arc::new(ToMinion::Pong { sequence, quorum: false })
-        }
-        _ => message,
-    }
-}
-
 /// What a piece of work under way came to.
 enum Done {
     /// A call was answered, or its deadline passed.
@@ -210,6 +204,8 @@ struct Reader<'a> {
     work: FuturesUnordered<BoxFuture<'static, Done>>,
     /// What it has asked for, beside what it may.
     share: Share,
+    /// Its returns under way.
+    purse: Purse,
 }
 
 impl Reader<'_> {
@@ -252,7 +248,7 @@ impl Reader<'_> {
     /// What this message costs the session, in units of its share.
     fn cost(&self, message: &ToMaster) -> u32 {
         match message {
-            ToMaster::Ping { .. } | ToMaster::Attach(_) => 1,
+            ToMaster::Ping { .. } | ToMaster::Attach(_) | ToMaster::Want { .. } => 1,
             ToMaster::Call { call: call @ Call::MineGet { .. }, .. } => {
                 cost_of(call).saturating_add(cost_of_target(self.shared))
             }
@@ -350,6 +346,7 @@ impl Reader<'_> {
                 self.who.mailbox.push(Arc::new(ToMinion::Pong { sequence, quorum }));
             }
             ToMaster::Call { sequence, deadline_ms, call } => self.handle_call(sequence, deadline_ms, call),
+            ToMaster::Want { bytes } => self.purse.want(bytes, &self.who.mailbox),
             ToMaster::Attach(_) => self.end("a session attaches once", RETRY_AFTER_MS),
         }
     }
@@ -371,6 +368,7 @@ impl Reader<'_> {
         if let Err(refusal) = self.share.admit(&call, &self.who.minion, &self.shared.witness, now) {
             return refuse(refusal);
         }
+        let charge = if let Call::Return(parts) = &call { Some(self.purse.charge(parts)) } else { None };
         let (shared, who) = (Arc::clone(self.shared), Arc::clone(self.who));
         let deadline = now + Duration::from_millis(deadline_ms.min(CALL_DEADLINE_MS_MAX));
         let answer = async move {
@@ -379,6 +377,7 @@ impl Reader<'_> {
                 Err(refusal) => (Err(refusal), shared.replica.revision()),
             };
             who.mailbox.push(Arc::new(ToMinion::Reply { sequence, revision, result }));
+            drop(charge);
             Done::Called
         };
         self.work.push(answer.boxed());
@@ -450,6 +449,9 @@ async fn seat(shared: &Shared, who: &Who, ordinal: Ordinal) -> Result<(), Refusa
     tell_directory(shared, who);
     let address = fanout_address(shared);
     let key = shared.publisher.lock().key();
+    if who.attach.credit {
+        shared.credit.open(&who.mailbox);
+    }
     who.mailbox.push(Arc::new(ToMinion::Grant(Grant { address, capability, key })));
     // Publishing knows the open jobs. If too many are being seated at once, its sweep finds this one a moment later.
     let _ = shared.seated.try_send(ordinal);

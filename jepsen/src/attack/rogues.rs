@@ -105,7 +105,7 @@ impl Rogues {
     async fn attach(&self, target: Target, rogue: &MinionCredentials) -> anyhow::Result<(Session, Standing)> {
         let link = self.dial(target).await?;
         let mut session = Session::open(link, rogue, &SystemEntropy, PATIENCE).await?;
-        let attach = Attach { version: "0".into(), incarnation: 1, directory: None, facts_digest: [0; 32] };
+        let attach = Attach { version: "0".into(), incarnation: 1, directory: None, facts_digest: [0; 32], credit: false };
         session.sender.send(&ToMaster::Attach(attach)).await?;
         let standing = tokio::time::timeout(PATIENCE, async {
             loop {

@@ -6,10 +6,12 @@
 use super::core::Core;
 use super::inside::Failed;
 use crate::attach::jittered;
-use crate::delivery::Flight;
+use crate::credit::{Charge, Credit};
+use crate::delivery::{Flight, Loaded};
 use saltern_wire::JobId;
 use saltern_wire::fault_point;
 use saltern_wire::io::draw;
+use saltern_wire::limits::{RETURN_PART_BYTES_MAX, RETURN_PART_OVERHEAD_BYTES};
 use saltern_wire::mine::{MineEntry, MineReport, MineStamp};
 use saltern_wire::session::{Answer, Call, Refusal, Standing, ToMaster};
 use saltern_wire::target::Target;
@@ -47,7 +49,7 @@ type MineReply = oneshot::Sender<Result<Vec<MineEntry>, Failed>>;
 /// What a call is about.
 enum Purpose {
     Accept(Vec<JobId>),
-    Return(Flight),
+    Return(Flight, Charge),
     Facts([u8; 32]),
     Mine(Vec<(String, MineStamp)>),
     MineGet(MineGet),
@@ -70,6 +72,8 @@ struct OnTheWay {
 pub(super) struct Calls {
     sequence: u64,
     on_the_way: BTreeMap<u64, OnTheWay>,
+    /// How many bytes of returns may go.
+    credit: Credit,
     mine_gets: VecDeque<MineGet>,
     not_before: Duration,
     refusals: u32,
@@ -119,16 +123,7 @@ impl Core {
         if let Some((grains, digest)) = self.facts.next_call(ordinal) {
             messages.push(self.call(Call::Facts(grains), Purpose::Facts(digest), now));
         }
-        while self.calls.has(|purpose| matches!(purpose, Purpose::Return(_))) < RETURN_CALLS_MAX {
-            let (delivery, outbox) = (&mut self.delivery, &mut self.outbox);
-            let load = |jid| {
-                let read = outbox.load(jid);
-                read.inspect_err(|error| tracing::error!(%jid, %error, "an outcome cannot be read")).ok()
-            };
-            let Some((parts, flight)) = delivery.next_call(load) else { break };
-            fault_point!("outbox.send.before");
-            messages.push(self.call(Call::Return(parts), Purpose::Return(flight), now));
-        }
+        self.next_returns(&mut messages, now);
         if self.calls.has(|purpose| matches!(purpose, Purpose::Mine(_))) == 0
             && let Some(reports) = self.mine.next_call()
         {
@@ -141,6 +136,48 @@ impl Core {
             messages.push(self.call(call, Purpose::MineGet(get), now));
         }
         messages
+    }
+
+    /// Calls with returns, as far as the master lets them; what it does not, it is asked for.
+    fn next_returns(&mut self, messages: &mut Vec<ToMaster>, now: Duration) {
+        while self.calls.has(|purpose| matches!(purpose, Purpose::Return(..))) < RETURN_CALLS_MAX {
+            let (delivery, outbox) = (&mut self.delivery, &mut self.outbox);
+            let load = |jid, room| {
+                if !outbox.fits(jid, room) {
+                    return Loaded::Large;
+                }
+                outbox.load(jid).map(Loaded::Parts).unwrap_or_else(|error| {
+                    tracing::error!(%jid, %error, "an outcome cannot be read");
+                    Loaded::Unreadable
+                })
+            };
+            let Some((parts, flight)) = delivery.next_call(self.calls.credit.room(), load) else {
+                if self.delivery.is_short() {
+                    let bytes = self.waiting_bytes();
+                    messages.extend(self.calls.credit.want(bytes).map(|bytes| ToMaster::Want { bytes }));
+                }
+                return;
+            };
+            fault_point!("outbox.send.before");
+            let charge = self.calls.credit.charge(flight.bytes);
+            messages.push(self.call(Call::Return(parts), Purpose::Return(flight, charge), now));
+        }
+    }
+
+    /// What the outcomes weigh that are in no call, or a little more.
+    fn waiting_bytes(&self) -> u64 {
+        let bytes = self.outbox.bytes().saturating_add(self.delivery.memory_bytes() as u64);
+        let parts = self.delivery.len() as u64 + bytes / RETURN_PART_BYTES_MAX as u64;
+        let under_way = self.calls.on_the_way.values().filter_map(|call| match &call.purpose {
+            Purpose::Return(flight, _) => Some(flight.bytes as u64),
+            Purpose::Accept(_) | Purpose::Facts(_) | Purpose::Mine(_) | Purpose::MineGet(_) => None,
+        });
+        (bytes + parts * RETURN_PART_OVERHEAD_BYTES as u64).saturating_sub(under_way.sum())
+    }
+
+    /// The master gives credit for returns.
+    pub(super) fn handle_credit(&mut self, bytes: u64) {
+        self.calls.credit.handle_credit(bytes);
     }
 
     fn call(&mut self, call: Call, purpose: Purpose, now: Duration) -> ToMaster {
@@ -156,6 +193,7 @@ impl Core {
             self.handle_unanswered(call.purpose);
         }
         (self.calls.not_before, self.calls.refusals, self.calls.refused) = (Duration::ZERO, 0, None);
+        self.calls.credit = Credit::default();
     }
 
     /// For how long the master has taken no call, once that is too long. Asked again after another while.
@@ -200,7 +238,10 @@ impl Core {
         match purpose {
             // They are still in `to_accept`.
             Purpose::Accept(_) => {}
-            Purpose::Return(flight) => self.delivery.handle_failed(&flight),
+            Purpose::Return(flight, charge) => {
+                self.calls.credit.handle_over(charge);
+                self.delivery.handle_failed(&flight);
+            }
             Purpose::Facts(_) => self.facts.handle_failed(),
             Purpose::Mine(stamps) => self.mine.handle_failed(&stamps),
             Purpose::MineGet(get) => self.calls.mine_gets.push_front(get),
@@ -252,7 +293,8 @@ impl Core {
                 self.to_accept.retain(|jid| !jids.contains(jid));
                 fault_point!("job.accept.after");
             }
-            (Purpose::Return(flight), Answer::Recorded(verdicts)) => {
+            (Purpose::Return(flight, charge), Answer::Recorded(verdicts)) => {
+                self.calls.credit.handle_over(charge);
                 let settled = self.delivery.handle_recorded(&flight, &verdicts);
                 self.settle(settled);
             }
@@ -278,7 +320,8 @@ impl Core {
                 tracing::warn!(reason, "the master does not want to hear that jobs were accepted");
                 self.to_accept.retain(|jid| !jids.contains(jid));
             }
-            Purpose::Return(flight) => {
+            Purpose::Return(flight, charge) => {
+                self.calls.credit.handle_over(charge);
                 let settled = self.delivery.handle_invalid(&flight, reason);
                 self.settle(settled);
             }

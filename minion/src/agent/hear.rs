@@ -31,6 +31,7 @@ impl Core {
             incarnation: self.incarnation,
             directory: self.rules.trust.directory().map(|directory| (directory.generation, directory.version)),
             facts_digest: self.facts.reported_digest(),
+            credit: true,
         })
     }
 
@@ -80,6 +81,10 @@ impl Core {
             ToMinion::Offer(offer) => {
                 let actions = self.rules.handle_offer(&offer, &self.room());
                 self.perform(actions);
+                Fate::Stay
+            }
+            ToMinion::Credit { bytes } => {
+                self.handle_credit(bytes);
                 Fate::Stay
             }
             ToMinion::Reply { sequence, result, .. } => {

@@ -16,6 +16,7 @@ use saltern_wire::fanout::{Beacon, Broadcast, Offer};
 use saltern_wire::id::{Ordinal, Revision};
 use saltern_wire::io::{Address, Disk, Io, Link, Transport};
 use saltern_wire::job::{Job, Outcome, Recorded};
+use saltern_wire::limits::{RETURN_PART_OVERHEAD_BYTES, RETURN_WINDOW_BYTES};
 use saltern_wire::master::{Certificate, Directory, Endpoints, MasterRecord, MasterState};
 use saltern_wire::mine::{MineEntry, MineStamp};
 use saltern_wire::session::{Answer, Call, Grant, Refusal, Standing, ToMaster, ToMinion};
@@ -40,6 +41,10 @@ pub struct Truth {
     pub mine: BTreeMap<String, (MineStamp, Option<Value>)>,
     pub refuse: Option<Refusal>,
     pub attaches: u32,
+    /// What minions asked credit for.
+    pub wants: Vec<u64>,
+    /// Calls with more returns than the window and the last credit allow, of sessions that were given some.
+    pub overdrawn: u32,
     /// Masters that live and are of no use.
     pub lame: BTreeMap<MasterId, Lame>,
 }
@@ -383,6 +388,7 @@ async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiv
     world.standing.mark_changed();
     world.directory.mark_changed();
     let mut granted = false;
+    let mut credit: Option<usize> = None;
     loop {
         for message in said.drain(..) {
             if session.sender.send(&message).await.is_err() {
@@ -404,7 +410,12 @@ async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiv
                 }
             }
             message = says.recv() => match message {
-                Ok(Said::Session(message)) => said.push(message),
+                Ok(Said::Session(message)) => {
+                    if let ToMinion::Credit { bytes } = &message {
+                        credit = Some(usize::try_from(*bytes).expect("fits"));
+                    }
+                    said.push(message);
+                }
                 Ok(Said::Fanout(_)) => {}
                 Err(_) => return,
             },
@@ -414,8 +425,21 @@ async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiv
                 }
                 Ok(ToMaster::Call { .. }) if world.lame() == Some(Lame::Deaf) => {}
                 Ok(ToMaster::Call { sequence, call, .. }) => {
+                    if let (Call::Return(parts), Some(left)) = (&call, &mut credit) {
+                        let bytes: usize = parts.iter().map(|part| part.body.len() + RETURN_PART_OVERHEAD_BYTES).sum();
+                        if bytes > RETURN_WINDOW_BYTES {
+                            world.truth.lock().expect("sound").overdrawn += u32::from(bytes > *left);
+                            *left = left.saturating_sub(bytes);
+                        }
+                    }
                     let result = handle_call(&world, call);
                     said.push(ToMinion::Reply { sequence, revision: Revision(1), result });
+                }
+                Ok(ToMaster::Want { bytes }) => {
+                    world.truth.lock().expect("sound").wants.push(bytes);
+                    let bytes = bytes.min(1 << 20);
+                    credit = Some(usize::try_from(bytes).expect("fits"));
+                    said.push(ToMinion::Credit { bytes });
                 }
                 Ok(ToMaster::Attach(_)) | Err(_) => return,
             },

@@ -29,6 +29,13 @@ pub const RETURNS_PER_ENTRY_MAX: usize = 512;
 /// Most bytes of returns that one log entry carries.
 pub const RETURN_BATCH_BYTES_MAX: usize = 256 * 1024;
 
+/// Bytes of returns that a minion may have unanswered at its master without having been given credit for them: dozens of
+/// ordinary ones. All the minions of a master together stay below half of what its inbox holds.
+pub const RETURN_WINDOW_BYTES: usize = 16 * 1024;
+
+/// What a part of a return weighs beyond its body, in bytes, where returns are counted: jid, digest and field names.
+pub const RETURN_PART_OVERHEAD_BYTES: usize = 128;
+
 /// Largest fan-out frame on port 4505, in bytes, sealed and signed.
 pub const FANOUT_FRAME_BYTES_MAX: usize = 512 * 1024;
 

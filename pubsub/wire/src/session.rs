@@ -5,6 +5,7 @@
 //!          ◀── Standing, Directory, Grant, Offer…  pushed whenever they change
 //!          ── Ping / ◀── Pong                      both sides drop a session that is silent for too long
 //!          ── Call(sequence, deadline, …) ──▶      a question with exactly one Reply of the same sequence
+//!          ── Want(bytes) ──▶ / ◀── Credit(bytes)  returns beyond the window wait for their turn
 //! ```
 //!
 //! The identity of a session is what the handshake proved. No message repeats it, so none can lie about it.
@@ -40,6 +41,12 @@ pub enum ToMaster {
         /// What is asked.
         call: Call,
     },
+    /// So many bytes of returns wait that may not be sent unasked. Said only to a master that has sent [`ToMinion::Credit`],
+    /// and again only after the next one.
+    Want {
+        /// How many, about.
+        bytes: u64,
+    },
 }
 
 impl Encoded for ToMaster {
@@ -58,6 +65,9 @@ pub struct Attach {
     /// BLAKE3 of the encoded grains that it last reported, to save sending them again.
     #[serde(with = "serde_bytes")]
     pub facts_digest: [u8; 32],
+    /// Whether it sends returns by credit: not more than [`crate::limits::RETURN_WINDOW_BYTES`] of them unasked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub credit: bool,
 }
 
 /// A minion's question.
@@ -142,6 +152,12 @@ pub enum ToMinion {
         revision: Revision,
         /// The answer.
         result: Result<Answer, Refusal>,
+    },
+    /// Returns of so many bytes may be sent beyond the window, in place of what was left of an earlier credit. The first one
+    /// of a session is of none: it says that the master gives credit.
+    Credit {
+        /// How many.
+        bytes: u64,
     },
     /// The master ends the session.
     Bye {

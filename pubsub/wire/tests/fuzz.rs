@@ -165,8 +165,13 @@ fn fuzz_directory() {
 
 #[test]
 fn fuzz_to_master() {
-    let attach = Attach { version: "0.1.0".into(), incarnation: 5, directory: Some((1, 2)), facts_digest: [9; 32] };
-    keep!("to_master", "attach", frozen("to_master-attach", &ToMaster::Attach(attach)));
+    let attach = |credit| {
+        let (version, directory) = ("0.1.0".into(), Some((1, 2)));
+        ToMaster::Attach(Attach { version, incarnation: 5, directory, facts_digest: [9; 32], credit })
+    };
+    keep!("to_master", "attach", frozen("to_master-attach", &attach(false)));
+    keep!("to_master", "attach_credit", frozen("to_master-attach_credit", &attach(true)));
+    keep!("to_master", "want", frozen("to_master-want", &ToMaster::Want { bytes: 3 << 20 }));
     keep!("to_master", "ping", frozen("to_master-ping", &ToMaster::Ping { sequence: 1 }));
     let parts = ReturnPart::split(jid(), &outcome()).expect("it is small");
     let stamp = MineStamp { incarnation: 5, counter: 1 };
@@ -204,6 +209,7 @@ fn fuzz_to_minion() {
         ("recorded", reply(Ok(Answer::Recorded(vec![Recorded::Committed, Recorded::Orphan])))),
         ("mine", reply(Ok(Answer::Mine(vec![entry])))),
         ("refused", reply(Err(Refusal::Busy { retry_after_ms: 5 }))),
+        ("credit", ToMinion::Credit { bytes: 1 << 20 }),
         ("bye", ToMinion::Bye { reason: "drain".into(), retry_after_ms: 5 }),
     ] {
         keep!("to_minion", name, frozen(&format!("to_minion-{name}"), &message));

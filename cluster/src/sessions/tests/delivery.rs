@@ -121,3 +121,67 @@ async fn who_has_a_long_queue_gets_all_of_it_in_order() {
     back.call(Call::Accept(jids.clone())).await.1.expect("accepted");
     assert!(back.quiet(Duration::from_secs(15), is_offer).await, "each of them once");
 }
+
+#[tokio::test(start_paused = true)]
+async fn full_outboxes_are_drained_in_turn_and_only_while_a_majority_is_there() {
+    const MIB: u64 = 1024 * 1024;
+    let scene = Scene::new(1).await;
+    let mut minions = Vec::new();
+    for number in 0..40 {
+        minions.push(scene.join(0, &format!("web-{number}")).await.0);
+    }
+    let wait = Duration::from_millis(100);
+    for minion in &mut minions {
+        minion.tell(ToMaster::Want { bytes: 20 * MIB }).await;
+    }
+    let mut given = 0;
+    let mut waiting = Vec::new();
+    for (place, minion) in minions.iter_mut().enumerate() {
+        match minion.credit(wait).await {
+            Some(bytes) => given += bytes,
+            None => waiting.push(place),
+        }
+    }
+    assert_eq!((given, waiting.len()), (32 * MIB, 8), "half of the inbox, a mebibyte each");
+    assert_eq!(scene.masters[0].sessions.credit().figures(), (32 * MIB, 8));
+    // One of those who were given something goes away: its share is another one's.
+    drop(minions.remove(0));
+    let mut next = None;
+    for place in &waiting {
+        next = next.or(minions[place - 1].credit(wait).await.map(|_| *place));
+    }
+    assert_eq!(next, Some(waiting[0]), "the first that waits");
+    // What nobody uses would go to the others, if anything could be committed.
+    scene.masters[0].truth.set_quorum(false, Duration::from_secs(1));
+    for place in &waiting[1..] {
+        assert_eq!(minions[place - 1].credit(Duration::from_secs(1)).await, None, "there is no majority");
+    }
+    scene.masters[0].truth.set_quorum(true, Duration::ZERO);
+    for place in &waiting[1..] {
+        assert_eq!(minions[place - 1].credit(Duration::from_secs(1)).await, Some(MIB));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_what_it_was_given_gets_more_when_it_is_committed() {
+    let scene = Scene::new(1).await;
+    scene.masters[0].truth.enrol(&id("web-1"), &key_of("web-1"));
+    let mut minion = scene.attach(0, "web-1").await;
+    assert_eq!(minion.credit(MINUTE).await, Some(0), "this master gives credit");
+    let jid = scene.submit(0, "*", 60_000).await;
+    let value = saltern_wire::Value::String("x".repeat(600_000));
+    let kind = saltern_wire::job::OutcomeKind::Finished;
+    let outcome = saltern_wire::job::Outcome { kind, success: true, retcode: 0, value, duration_ms: 1 };
+    let parts = saltern_wire::job::ReturnPart::split(jid, &outcome).expect("below the limit");
+    let bytes = 600_000 + 3 * 128 + 1000;
+    minion.tell(ToMaster::Want { bytes }).await;
+    assert_eq!(minion.credit(MINUTE).await, Some(bytes));
+    let Ok(Answer::Recorded(verdicts)) = minion.call(Call::Return(parts)).await.1 else { panic!("recorded") };
+    assert_eq!(verdicts.last(), Some(&Recorded::Committed));
+    let figures = || scene.masters[0].sessions.credit().figures();
+    assert!(figures().0 < 1_000, "what is answered is free again: {:?}", figures());
+    minion.tell(ToMaster::Want { bytes: 5 }).await;
+    assert_eq!(minion.credit(MINUTE).await, Some(5));
+    drop(minion);
+    eventually("everything is free again", || figures() == (0, 0)).await;
+}

@@ -234,7 +234,8 @@ impl Minion {
         let credentials = MinionCredentials { identity, minion: id(name), expectation };
         let within = Duration::from_secs(5);
         let mut session = Dialled::open(link, &credentials, &SystemEntropy, within).await.expect("a real master");
-        let attach = Attach { version: "1.0".into(), incarnation, directory: None, facts_digest: [0; 32] };
+        let attach =
+            Attach { version: "1.0".into(), incarnation, directory: None, facts_digest: [0; 32], credit: true };
         session.sender.send(&ToMaster::Attach(attach)).await.expect("it listens");
         Self { session, sequence: 0 }
     }
@@ -294,6 +295,16 @@ impl Minion {
             (answered == sequence).then_some(quorum)
         })
         .await
+    }
+
+    pub(super) async fn tell(&mut self, message: ToMaster) {
+        self.session.sender.send(&message).await.expect("it listens");
+    }
+
+    /// The next credit, if one comes within `within`.
+    pub(super) async fn credit(&mut self, within: Duration) -> Option<u64> {
+        let credit = self.until(|message| if let ToMinion::Credit { bytes } = message { Some(bytes) } else { None });
+        tokio::time::timeout(within, credit).await.ok()
     }
 
     pub(super) async fn call(&mut self, call: Call) -> (Revision, Result<Answer, Refusal>) {
