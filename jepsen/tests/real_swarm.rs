@@ -2,7 +2,7 @@
 //! master with the most of them is killed in the middle.
 //!
 //! The minions are a swarm (`saltern-minion swarm`): real sessions, keys and journals in one process. It counts by itself how often
-//! each job began on each minion.
+//! each job began on each minion. At last all masters die and start again at once.
 
 use anyhow::{Context, ensure};
 use saltern_jepsen::real::{SETTLE, Wish, World};
@@ -63,7 +63,34 @@ async fn three_hundred_minions_change_masters_and_nothing_is_lost_or_doubled() -
     ensure!(figures.doubled == 0, "{} jobs began twice on a minion", figures.doubled);
     ensure!(figures.jobs == (JOBS * MINIONS) as u64, "{} starts of {JOBS} jobs on {MINIONS} minions", figures.jobs);
     swarm.wait("every outcome to be committed", SETTLE, |figures| figures.waiting == 0).await?;
+    world.start_master(number)?;
+    world.cluster.wait_for_serving(number, SETTLE).await?;
+    restart_all(&mut world, &mut swarm, &clock).await?;
+    let figures = swarm.figures().await?;
+    ensure!(figures.jobs == ((JOBS + 1) * MINIONS) as u64 && figures.doubled == 0, "{figures:?}");
     swarm.quit().await?;
+    Ok(())
+}
+
+/// All masters die while a job runs on everybody, and start again at once.
+async fn restart_all(world: &mut World, swarm: &mut Swarm, clock: &SystemClock) -> anyhow::Result<()> {
+    let sleep = jobs::for_all("test.sleep", &[serde_json::json!(0.5)]);
+    let jid = jobs::submit(&mut world.cluster.client(0), &sleep).await?.jid;
+    swarm.wait("everybody to have begun it", SETTLE, |figures| figures.jobs == ((JOBS + 1) * MINIONS) as u64).await?;
+    let (began, lost) = (clock.monotonic(), swarm.figures().await?.lost);
+    for number in 0..3 {
+        world.kill_master(number)?;
+    }
+    for number in 0..3 {
+        world.start_master(number)?;
+    }
+    let all = MINIONS as u64;
+    swarm.wait("everybody to have noticed", SETTLE, |figures| figures.lost >= lost + all).await?;
+    swarm.wait("everybody to be back", SETTLE, |figures| figures.ready == MINIONS).await?;
+    let took = clock.monotonic().saturating_sub(began);
+    println!("all masters killed and started: {MINIONS} minions are back after {:.1} s", took.as_secs_f64());
+    let view = jobs::wait(&mut world.cluster.client(0), jid, SETTLE).await?;
+    ensure!(is_whole(&view), "{jid}: {:?}", view.missing.iter().take(3).collect::<Vec<_>>());
     Ok(())
 }
 

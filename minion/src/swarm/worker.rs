@@ -58,6 +58,7 @@ impl Sources {
             dials_failed: self.dials.failed.load(Relaxed),
             syncs: self.pool.syncs(),
             resident_kib: resident_kib(),
+            processor_us: processor_us().unwrap_or(0),
             ..self.board.figures()
         }
     }
@@ -68,6 +69,15 @@ fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+}
+
+/// Processor time of this process: user and system, fields 14 and 15 of its `stat`.
+fn processor_us() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // Its name is in brackets and may hold anything.
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some((ticks(14)? + ticks(15)?) * 1_000_000 / rustix::param::clock_ticks_per_second().max(1))
 }
 
 /// Runs worker `number` of `plan` until it is told to quit.

@@ -72,6 +72,8 @@ pub struct Figures {
     pub syncs: u64,
     /// Resident memory of the workers, in KiB.
     pub resident_kib: u64,
+    /// Processor time of the workers, in microseconds.
+    pub processor_us: u64,
 }
 
 impl Figures {
@@ -100,6 +102,7 @@ impl Figures {
         self.dials_failed += other.dials_failed;
         self.syncs += other.syncs;
         self.resident_kib += other.resident_kib;
+        self.processor_us += other.processor_us;
     }
 }
 

@@ -43,19 +43,23 @@ struct Calm {
     term: f64,
     entries: f64,
     used_us: f64,
+    swarm_us: u64,
 }
 
 impl Calm {
-    async fn begin(ground: &Ground) -> anyhow::Result<Self> {
+    async fn begin(ground: &mut Ground) -> anyhow::Result<Self> {
         let leader = ground.leader().await?;
         let term = ground.metric(leader, "saltern_raft_term")?;
         let entries = ground.metric(leader, "saltern_raft_applied_index")?;
-        Ok(Self { leader, term, entries, used_us: ground.processor_us() })
+        let swarm_us = ground.swarm.figures().await?.processor_us;
+        Ok(Self { leader, term, entries, used_us: ground.processor_us(), swarm_us })
     }
 
     /// Elections since, the longest heartbeat, and what each of `count` things cost all masters' processors together.
-    fn end(self, arguments: &Arguments, ground: &Ground, burst: &str, count: usize) -> anyhow::Result<()> {
+    async fn end(self, arguments: &Arguments, ground: &mut Ground, burst: &str, count: usize) -> anyhow::Result<()> {
         let used_us = ground.processor_us() - self.used_us;
+        let swarm_us = ground.swarm.figures().await?.processor_us.saturating_sub(self.swarm_us);
+        arguments.put(format!("{burst}_swarm_cpu_us"), swarm_us as f64 / count.max(1) as f64, "µs", ground.minions);
         arguments.put(format!("{burst}_masters_cpu_us"), used_us / count.max(1) as f64, "µs", ground.minions);
         let entries = ground.metric(self.leader, "saltern_raft_applied_index")? - self.entries;
         arguments.put(format!("{burst}_entries"), entries, "entries", ground.minions);
@@ -95,7 +99,7 @@ pub async fn attach(arguments: &Arguments, ground: &mut Ground) -> anyhow::Resul
     arguments.put("attach_all_s", took, "s", ground.minions);
     let failed = figures.dials_failed.saturating_sub(before.dials_failed);
     arguments.put("attach_dials_failed", failed as f64, "dials", ground.minions);
-    calm.end(arguments, ground, "attach", ground.minions)
+    calm.end(arguments, ground, "attach", ground.minions).await
 }
 
 /// When the last minion began to work, among those that moved since the last look.
@@ -117,7 +121,7 @@ pub async fn ping(arguments: &Arguments, ground: &mut Ground) -> anyhow::Result<
     }
     arguments.put("ping_fleet_s_p50", percentile(walls.clone(), 50), "s", ground.minions);
     arguments.put("ping_fleet_s_p99", percentile(walls, 99), "s", ground.minions);
-    calm.end(arguments, ground, "ping", ground.minions * arguments.repeats() as usize)
+    calm.end(arguments, ground, "ping", ground.minions * arguments.repeats() as usize).await
 }
 
 /// Waits until nobody owes an answer to `jid`, and gives how many returned.
@@ -163,7 +167,7 @@ pub async fn jobs_to_one(arguments: &Arguments, ground: &mut Ground) -> anyhow::
     let calm = Calm::begin(ground).await?;
     let took = submit_and_wait(&ground.cluster, &ground.clock, &job, count).await?;
     arguments.put("jobs_per_s_one", count as f64 / took, "jobs/s", ground.minions);
-    calm.end(arguments, ground, "jobs_to_one", count)
+    calm.end(arguments, ground, "jobs_to_one", count).await
 }
 
 /// Jobs to all, many at one time: how many a second, and how many returns are committed a second.
@@ -175,7 +179,7 @@ pub async fn jobs_to_all(arguments: &Arguments, ground: &mut Ground) -> anyhow::
     let took = submit_and_wait(&ground.cluster, &ground.clock, &jobs::for_all("test.ping", &[]), count).await?;
     arguments.put("jobs_per_s_all", count as f64 / took, "jobs/s", ground.minions);
     arguments.put("returns_acked_per_s", (count * ground.minions) as f64 / took, "returns/s", ground.minions);
-    calm.end(arguments, ground, "jobs_to_all", count * ground.minions)
+    calm.end(arguments, ground, "jobs_to_all", count * ground.minions).await
 }
 
 /// Submits `count` times and waits until all is committed; how many seconds that took.
