@@ -233,14 +233,15 @@ impl Publishing {
         self.newest_job = self.newest_job.max(Some(jid));
         let Some(offer) = self.offer_of(signed, &job) else { return };
         fault_point!("publish.before");
-        let here = self.sessions.roster().targeted(&waiting);
-        let attached = self.sessions.roster().counts().accepted;
-        let road = road(u64::try_from(here.len()).unwrap_or(u64::MAX), attached);
+        let roster = self.sessions.roster();
+        let road = road(roster.count_of(&waiting), roster.counts().accepted);
         let sent = road == Road::Fanout && self.publish(&Broadcast::Job(offer.clone()));
+        let roster = self.sessions.roster();
+        // A frame reaches whoever has subscribed. Nobody else is looked up: there are thousands of them.
+        let whom = if sent { waiting & roster.seated_since(now.saturating_sub(SUBSCRIBING)) } else { waiting };
         let message = Arc::new(ToMinion::Offer(offer));
-        for (seat, mailbox) in here {
-            let subscribed = now.saturating_sub(seat.given) >= SUBSCRIBING;
-            if seat.enrolled <= opened && !(sent && subscribed) {
+        for (seat, mailbox) in roster.targeted(&whom) {
+            if seat.enrolled <= opened {
                 mailbox.offer(Arc::clone(&message), now);
             }
         }

@@ -15,7 +15,7 @@ use saltern_wire::crypto::PublicKey;
 use saltern_wire::io::Capability;
 use saltern_wire::session::ToMinion;
 use saltern_wire::{LogicalTime, MinionId, Ordinal};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -27,6 +27,9 @@ pub const QUEUE_MAX: usize = 512;
 
 /// Places in a queue that offers leave to everything else, so that a burst of jobs never ends a session.
 const QUEUE_RESERVE: usize = QUEUE_MAX / 4;
+
+/// How long it is remembered when a seat was given: far longer than a minion takes to subscribe.
+pub const RECENT_MAX: Duration = Duration::from_secs(60);
 
 /// Names one session of this boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -130,6 +133,8 @@ struct Book {
     by_key: BTreeMap<PublicKey, Session>,
     accepted: BTreeMap<u32, PublicKey>,
     ordinals: RoaringBitmap,
+    /// When seats were given lately, and to which number; some have left by now.
+    recent: VecDeque<(Duration, u32)>,
 }
 
 /// How many sessions there are.
@@ -172,6 +177,8 @@ impl Roster {
         session.shown = true;
         book.accepted.insert(seat.ordinal.0, *key);
         book.ordinals.insert(seat.ordinal.0);
+        book.recent.push_back((seat.given, seat.ordinal.0));
+        book.forget_seats(seat.given.saturating_sub(RECENT_MAX));
         true
     }
 
@@ -197,6 +204,19 @@ impl Roster {
     /// The numbers of the accepted minions attached here.
     pub fn ordinals(&self) -> RoaringBitmap {
         self.lock().ordinals.clone()
+    }
+
+    /// How many of `targets` have an accepted session here.
+    pub fn count_of(&self, targets: &RoaringBitmap) -> u64 {
+        self.lock().ordinals.intersection_len(targets)
+    }
+
+    /// The numbers of minions whose seat was given at `since` or later, by the monotonic clock; at most [`RECENT_MAX`] back.
+    /// Some of them may have left.
+    pub fn seated_since(&self, since: Duration) -> RoaringBitmap {
+        let mut book = self.lock();
+        book.forget_seats(since);
+        book.recent.iter().map(|(_, ordinal)| *ordinal).collect()
     }
 
     /// The accepted sessions among `targets`, with their seats.
@@ -238,6 +258,10 @@ impl Roster {
 }
 
 impl Book {
+    fn forget_seats(&mut self, before: Duration) {
+        while self.recent.pop_front_if(|(given, _)| *given < before).is_some() {}
+    }
+
     fn take(&mut self, key: &PublicKey) -> Option<Session> {
         let session = self.by_key.remove(key)?;
         if let Some(seat) = session.seat
@@ -320,6 +344,26 @@ mod tests {
         assert!(!session.mailbox.is_ended());
         session.mailbox.push(message);
         assert!(session.mailbox.is_ended());
+    }
+
+    #[test]
+    fn who_was_seated_lately_is_known_for_as_long_as_it_may_not_have_subscribed() {
+        let roster = Roster::default();
+        let mut drains = Vec::new();
+        for number in 1..=90_u8 {
+            let (session, drain) = session(number, number.into());
+            drains.push(drain);
+            roster.insert(session, 0);
+            let given = Duration::from_secs(number.into());
+            assert!(roster.accept(
+                &PublicKey([number; 32]),
+                SessionId(number.into()),
+                Seat { given, ..seat(number.into()) }
+            ));
+        }
+        assert_eq!(roster.lock().recent.len(), 61, "no longer than it matters");
+        assert_eq!(roster.seated_since(Duration::from_secs(88)), RoaringBitmap::from_iter([88, 89, 90]));
+        assert_eq!(roster.count_of(&RoaringBitmap::from_iter([1, 90, 91])), 2);
     }
 
     #[test]
