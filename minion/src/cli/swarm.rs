@@ -115,6 +115,15 @@ impl SwarmArgs {
     }
 }
 
+/// A worker of which one minion's loop has panicked would count a minion that is none: it ends, and the swarm with it.
+fn die_of_panics() {
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::exit(i32::from(EXIT_SOFTWARE));
+    }));
+}
+
 /// Runs the swarm, or one worker of it.
 pub(super) fn run(arguments: SwarmArgs) -> Result<ExitCode, Failed> {
     start_logging(&arguments.log_level)?;
@@ -123,6 +132,7 @@ pub(super) fn run(arguments: SwarmArgs) -> Result<ExitCode, Failed> {
     let broken = |error: &dyn std::fmt::Display| Failed { line: error.to_string(), code: EXIT_SOFTWARE };
     match arguments.worker {
         Some(number) => {
+            die_of_panics();
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(WORKER_THREADS)
                 .max_blocking_threads(WORKER_BLOCKING_THREADS_MAX)

@@ -222,8 +222,10 @@ pub async fn compare(arguments: &Arguments, folder: &Path, ours: &Reached) -> an
     let mut starts = Vec::new();
     for _ in 0..3 {
         drop(minions.remove(0));
-        // One that was killed leaves it, and the next takes it for somebody who runs.
-        std::fs::remove_file(folder.join("minion-1/root/var/run/salt-minion.pid"))?;
+        // One that was killed leaves these; the next may take them for somebody who runs.
+        for name in ["salt-minion.pid", "process_responsibility_salt-minion.pid"] {
+            std::fs::remove_file(folder.join("minion-1/root/var/run").join(name))?;
+        }
         let began = clock.monotonic();
         let mut minion = Running::start("salt-minion", &folder.join("minion-1"))?;
         minion.says(READY).await?;
