@@ -10,8 +10,10 @@
 //!                                    Agent (crate::agent), the one that production runs
 //! ```
 //!
-//! Everything is real but two things: functions run inside the worker and harm nobody ([`work`]), and the small files of a
-//! worker's minions stand in one log that is synced for all who wait at one time ([`pool`]), as one disk does for one host.
+//! Everything is real but three things: functions run inside the worker and harm nobody ([`work`]); the small files of a
+//! worker's minions stand in one log that is synced for all who wait at one time ([`pool`]), as one disk does for one host;
+//! and a signature that one minion of a worker has found genuine is not checked again by its neighbours
+//! ([`saltern_wire::crypto::memo`]), who in a real fleet have processors of their own.
 //!
 //! **Invariants.** A minion of a swarm keeps key, journal and outbox over restarts of the swarm; a second swarm in the same
 //! folder is refused. A worker that ends by itself ends the swarm with an error: figures never describe half of it.

@@ -12,6 +12,7 @@ use crate::agent::StartError;
 use saltern_pubsub::clock::{SystemClock, SystemEntropy};
 use saltern_pubsub::zmq::{GateLimits, ZmqTransport};
 use saltern_wire::MinionId;
+use saltern_wire::crypto::memo;
 use saltern_wire::id::IdError;
 use saltern_wire::io::{Clock, Io};
 use saltern_wire::swarm::{Done, Figures, Line};
@@ -24,6 +25,9 @@ use tokio_util::task::TaskTracker;
 
 /// How long agents may take to end at the end.
 const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Signatures that the minions of a worker check once for all of them: those of the jobs of some minutes.
+const SIGNATURES_MAX: usize = 100_000;
 
 /// Why a worker does not work. One line each.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +86,7 @@ fn processor_us() -> Option<u64> {
 
 /// Runs worker `number` of `plan` until it is told to quit.
 pub async fn run(plan: Plan, number: usize) -> Result<(), WorkerError> {
+    memo::turn_on(SIGNATURES_MAX);
     let ids = plan.minions_of(number).map(|minion| MinionId::new(format!("{}-{minion}", plan.prefix)));
     let ids = ids.collect::<Result<Vec<MinionId>, _>>()?;
     let folder = plan.folder_of(number);

@@ -3,6 +3,7 @@
 //! Every signature covers a context string (what sort of statement this is) before the statement, so that bytes signed as
 //! one thing never verify as another.
 
+use super::memo;
 use crate::codec::{CodecError, Encoded, decode, encode};
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -65,9 +66,18 @@ impl PublicKey {
 
     /// Checks that this key signed `message` as a statement of sort `context`; weak keys and malleable signatures fail.
     pub fn verify(&self, context: &str, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
+        let framed = framed(context, message);
+        let digest = memo::digest_of(&self.0, &framed, &signature.0);
+        if digest.is_some_and(|digest| memo::is_known(&digest)) {
+            return Ok(());
+        }
         let key = VerifyingKey::from_bytes(&self.0).map_err(|_| SignatureError::Key)?;
         let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        key.verify_strict(&framed(context, message), &signature).map_err(|_| SignatureError::Forged)
+        key.verify_strict(&framed, &signature).map_err(|_| SignatureError::Forged)?;
+        if let Some(digest) = digest {
+            memo::note(digest);
+        }
+        Ok(())
     }
 }
 
