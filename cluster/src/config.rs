@@ -74,6 +74,9 @@ pub struct Config {
     pub log_keep_mib: u64,
     /// What is to be kept free on the disk of the data folder, in MiB; a share of the disk if not set. See [`crate::space`].
     pub disk_reserve_mib: Option<u64>,
+    /// How many minions this master is to have room for: it does not start where the system does not give it what they need. If
+    /// not set, it serves as many as it has file descriptors for.
+    pub minions_max: Option<u64>,
     /// Most connections from one address on each of the two ports for minions, loopback included; three quarters of all if not
     /// set. See [`saltern_pubsub::zmq::GateLimits`].
     pub connections_per_address_max: Option<u64>,
@@ -243,6 +246,7 @@ impl Config {
             log_compact_mib: layer.log_compact_mib.unwrap_or(256).max(1),
             log_keep_mib: layer.log_keep_mib.unwrap_or(64),
             disk_reserve_mib: layer.disk_reserve_mib,
+            minions_max: layer.minions_max,
             connections_per_address_max: layer.connections_per_address_max,
             backup,
             seeds: Settings {

@@ -228,7 +228,14 @@ fn fuzz_mesh_message() {
         since: LogicalTime::ZERO,
         version: "1".into(),
     };
-    let update = PresenceUpdate { boot: 1, sequence: 2, whole: true, attached: vec![seat], departed: Vec::new() };
+    let update = PresenceUpdate {
+        boot: 1,
+        sequence: 2,
+        whole: true,
+        attached: vec![seat],
+        departed: Vec::new(),
+        room: Default::default(),
+    };
     let chunk = RaftCall::SnapshotChunk { file: "000012.sst".into(), offset: 64, data: vec![1; 32] };
     let proposed = Proposed { revision: Revision(3), time: LogicalTime::ZERO, applied: Ok(Reply::Done) };
     for (name, bytes) in [

@@ -30,6 +30,7 @@ mod fuzz;
 pub mod http;
 pub mod inbox;
 pub mod integrity;
+pub mod isolation;
 pub mod level;
 pub mod membership;
 pub mod mesh;

@@ -30,12 +30,13 @@ use saltern_store::command::{Effect, Proposal};
 use saltern_store::kv::Engine;
 use saltern_store::{FlushBy, Soundness, StoreError, Stores};
 use saltern_wire::crypto::Signed;
-use saltern_wire::io::{Address, Disk, Io, TransportError};
+use saltern_wire::io::{Address, Disk, Io, Listener, TransportError};
 use saltern_wire::master::{Directory, Endpoints};
 use saltern_wire::{MasterId, RequestId};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -85,6 +86,8 @@ pub struct Edges {
     pub flush: FlushBy,
     /// Where long disk work runs.
     pub disk_work: DiskWork,
+    /// Where sessions and publishing run, if not where everything else does.
+    pub sessions_on: Option<Handle>,
 }
 
 /// Why a master does not start. One line each.
@@ -179,7 +182,7 @@ impl Node {
     ) -> Result<Self, StartError> {
         let (tasks, stop, core_stop) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let (group, service, mesh, soundness) = start_group(&config, &edges, &credentials, &tasks, &core_stop).await?;
-        let Edges { io, .. } = edges;
+        let Edges { io, sessions_on, .. } = edges;
         let truth = Truth::new(
             credentials.master,
             group.clone(),
@@ -215,7 +218,7 @@ impl Node {
         let identity = (*credentials.identity).clone();
         let publisher = Publisher::new(fanout, credentials.master, identity, Arc::clone(&io.entropy));
         let publisher = SharedPublisher::new(publisher);
-        let listener = io.transport.listen(&config.bind.session).await?;
+        let listener = listen(&io, &config.bind.session, sessions_on.as_ref()).await?;
         let parts = Parts {
             replica: Arc::clone(&replica),
             io: io.clone(),
@@ -229,9 +232,14 @@ impl Node {
             inbox,
             witness: Arc::clone(truth.witness()),
         };
-        let sessions = Sessions::start(parts, listener, &tasks, stop.clone());
+        let sessions = {
+            // What these two spawn, and what that spawns, runs there.
+            let _place = sessions_on.as_ref().map(Handle::enter);
+            let sessions = Sessions::start(parts, listener, &tasks, stop.clone());
+            publish::start(Arc::clone(&replica), io.clone(), publisher, sessions.clone(), &tasks, stop.clone());
+            sessions
+        };
         tasks.spawn(drain::follow(truth.clone(), sessions.clone(), stop.clone()));
-        publish::start(Arc::clone(&replica), io.clone(), publisher, sessions.clone(), &tasks, stop.clone());
         let jobs = Arc::new(Jobs::new(Arc::clone(&replica), &credentials));
         let watch = Watch::new(replica, presence.clone(), Arc::clone(truth.witness()));
         tracing::info!(master = %credentials.master, name = credentials.name, "this master is running");
@@ -314,6 +322,17 @@ pub fn removed_words(credentials: &Credentials, generation: u64, version: u64) -
          join again with a token: saltern-master join TOKEN",
         credentials.name, credentials.master
     )
+}
+
+/// Opens the port for sessions; its sockets belong to the runtime `on`, or to this one.
+async fn listen(io: &Io, bind: &Address, on: Option<&Handle>) -> Result<Box<dyn Listener>, TransportError> {
+    let Some(on) = on else { return io.transport.listen(bind).await };
+    let (transport, address) = (Arc::clone(&io.transport), bind.clone());
+    // Owned by this wait: nothing is left of it when it is given up, but a port that closes with its listener.
+    let opened = on.spawn(async move { transport.listen(&address).await }).await;
+    opened.unwrap_or_else(|error| {
+        Err(TransportError::Address { address: bind.clone(), source: std::io::Error::other(error) })
+    })
 }
 
 /// Opens the stores and starts Raft and the port for other masters.

@@ -12,7 +12,7 @@
 
 pub mod table;
 
-pub use table::{Change, Coverage, Departure, Heard, PresenceUpdate, Seat, Whereabouts};
+pub use table::{AttachRoom, Change, Coverage, Departure, Heard, PresenceUpdate, Seat, Whereabouts};
 
 use crate::replica::Replica;
 use futures::StreamExt;
@@ -109,6 +109,17 @@ impl Presence {
     pub fn hears(&self, master: MasterId) -> bool {
         let now = self.now();
         self.lock().hears(master, now)
+    }
+
+    /// This master could take on so many minions.
+    pub fn set_room(&self, room: AttachRoom) {
+        self.lock().set_room(room);
+    }
+
+    /// What the other masters that answer could take on together.
+    pub fn room_of_others(&self) -> AttachRoom {
+        let now = self.now();
+        self.lock().room_of_others(now)
     }
 
     /// What changes for the cluster as a whole, from now on.

@@ -121,6 +121,8 @@ enum Failed {
     Disk(#[from] DiskFault),
     #[error("this master stopped because a write to {folder} failed: {cause}. Nothing that it acknowledged is lost")]
     Write { folder: String, cause: String },
+    #[error(transparent)]
+    Needs(#[from] saltern_pubsub::zmq::Shortage),
     #[error("{path}: {source}")]
     File { path: String, source: std::io::Error },
     #[error(
@@ -149,7 +151,7 @@ impl Failed {
             Self::Recover(error) => error.exit_code(),
             Self::Passphrase(_) => 66,
             Self::Founding(_) | Self::Credentials(_) | Self::Start(_) | Self::Listen(_) | Self::File { .. } => 78,
-            Self::Newer(_) => 78,
+            Self::Newer(_) | Self::Needs(_) => 78,
             Self::Quarantined { .. } => EXIT_CORRUPT,
             Self::Disk(_) | Self::Write { .. } => EXIT_DISK,
             Self::Unchecked(StoreError::Locked { .. }) => 75,

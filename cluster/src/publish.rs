@@ -63,9 +63,6 @@ const REKEY_EVERY: Duration = Duration::from_secs(3600);
 /// How long after its grant a minion may not have subscribed yet: it gets wide jobs down its session as well.
 const SUBSCRIBING: Duration = Duration::from_secs(3);
 
-/// Minions over which the reconnect window is spread, a second: what a master's handshakes bear with ease.
-const RECONNECTS_PER_SECOND: u64 = 1_000;
-
 /// Starts publishing to `sessions`, until `cancel`. One task, tracked by `tasks`.
 pub fn start(
     replica: Arc<dyn Replica>,
@@ -376,7 +373,8 @@ impl Publishing {
         let Some(cluster) = state.cluster() else { return interval };
         let held = state.directory().and_then(|signed| signed.peek().ok());
         let directory = held.map_or((0, 0), |held| (held.generation, held.version));
-        let window_ms = self.sessions.roster().counts().accepted.saturating_mul(1000) / RECONNECTS_PER_SECOND;
+        let window = self.sessions.reconnect_window();
+        let window_ms = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
         self.sequence += 1;
         let beacon = Beacon {
             cluster,

@@ -45,6 +45,8 @@ pub enum Reason {
     SessionCalls,
     /// A session says more than its share: it is read more slowly.
     SessionRate,
+    /// A minion does not read what it is sent: its session ended.
+    SessionUnread,
     /// A minion reports mine values too often.
     MineRate,
     /// A minion attaches too often.
@@ -85,10 +87,11 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::InboxRoom,
         Self::SessionCalls,
         Self::SessionRate,
+        Self::SessionUnread,
         Self::MineRate,
         Self::AttachRate,
         Self::StrangerSessions,
@@ -115,6 +118,7 @@ impl Reason {
             Self::InboxRoom => "inbox_room",
             Self::SessionCalls => "session_calls",
             Self::SessionRate => "session_rate",
+            Self::SessionUnread => "session_unread",
             Self::MineRate => "mine_rate",
             Self::AttachRate => "attach_rate",
             Self::StrangerSessions => "stranger_sessions",

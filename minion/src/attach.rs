@@ -50,6 +50,9 @@ const SLOT_WORTH_WAITING: Duration = Duration::from_secs(3);
 /// Those whom a full queue sent away without a slot come again spread over so long.
 const FULL_SPREAD: Duration = Duration::from_secs(5);
 
+/// Longest obeyed reconnect window.
+const WINDOW_MAX: Duration = Duration::from_secs(30);
+
 /// Longest obeyed `retry_after`.
 const STAY_AWAY_MAX: Duration = Duration::from_secs(600);
 
@@ -257,6 +260,8 @@ pub struct Vitals {
     /// What the master owes us, and until when.
     owes: Option<(Duration, &'static str)>,
     stable: bool,
+    /// Over how long its minions spread when it dies, as it said itself while it lived.
+    window: Duration,
 }
 
 impl Vitals {
@@ -272,12 +277,18 @@ impl Vitals {
             no_quorum_since: None,
             owes: Some((now + STANDING_WITHIN, "it did not say what it thinks of our key")),
             stable: false,
+            window: Duration::ZERO,
         }
     }
 
     /// Since when.
     pub fn attached(&self) -> Duration {
         self.attached
+    }
+
+    /// Over how long this master's minions spread their first attempts at others when it is lost; nothing in a small fleet.
+    pub fn window(&self) -> Duration {
+        self.window
     }
 
     /// The master answered the ping `sequence`.
@@ -305,6 +316,7 @@ impl Vitals {
         let patience = Duration::from_millis(beacon.next_ms.saturating_mul(3)).max(Duration::from_secs(1));
         let patience = patience.min(self.patience.beacon_silence_max);
         self.beacon_due = Some((now + patience, patience));
+        self.window = Duration::from_millis(beacon.reconnect_window_ms).min(WINDOW_MAX);
         self.handle_quorum(beacon.quorum, now);
     }
 

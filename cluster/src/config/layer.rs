@@ -49,6 +49,8 @@ layer! {
     mesh_port: Port,
     /// Port of the API.
     api_port: Port,
+    /// How many minions this master is to have room for.
+    minions_max: u64,
     /// Most connections from one address, on each of the two ports for minions.
     connections_per_address_max: u64,
     /// The data folder.

@@ -32,13 +32,13 @@ fn nothing_at_all_is_a_configuration() {
 fn salts_keys_mean_what_they_mean_there() {
     let yaml = "id: m1\ninterface: 127.0.0.1\npublish_port: 5505\nret_port: 5506\nkeep_jobs_seconds: 60\n\
                 auto_accept: true\nlog_level: warning\nprofile: geo\nheartbeat_ms: 400\n\
-                connections_per_address_max: 5000\n";
+                connections_per_address_max: 5000\nminions_max: 9000\n";
     let config = load(yaml).expect("good");
     assert_eq!(config.endpoints().fanout.to_string(), "127.0.0.1:5505");
     assert_eq!((config.seeds.keep_jobs_seconds, config.seeds.auto_accept), (60, true));
     assert_eq!(config.timing, Timing { heartbeat_ms: 400, election_ms_min: 2000, election_ms_max: 2500 });
     assert_eq!(config.log_level.directive(), "warn");
-    assert_eq!(config.connections_per_address_max, Some(5000));
+    assert_eq!((config.connections_per_address_max, config.minions_max), (Some(5000), Some(9000)));
 }
 
 #[test]

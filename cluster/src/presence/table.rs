@@ -55,6 +55,18 @@ pub struct PresenceUpdate {
     pub attached: Vec<Seat>,
     /// Who left.
     pub departed: Vec<Departure>,
+    /// How many minions the sender could take on.
+    #[serde(default)]
+    pub room: AttachRoom,
+}
+
+/// How many minions a master could take on, as it measures it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachRoom {
+    /// A second.
+    pub rate: u32,
+    /// At once.
+    pub burst: u32,
 }
 
 /// The receiver's answer to [`PresenceUpdate`].
@@ -107,6 +119,8 @@ impl Change {
 /// What is known of one other master.
 #[derive(Debug, Default)]
 struct Peer {
+    /// What it could take on.
+    room: AttachRoom,
     /// When it was last heard; from the start of the table until then.
     heard: Duration,
     /// Whether it was heard at all.
@@ -138,12 +152,21 @@ pub struct Table {
     seats: BTreeMap<MinionId, Seat>,
     peers: BTreeMap<MasterId, Peer>,
     gone: BTreeMap<MinionId, (MasterId, LogicalTime)>,
+    /// What this master could take on.
+    room: AttachRoom,
 }
 
 impl Table {
     /// An empty table of the master `own`; `boot` is drawn by the caller.
     pub fn new(own: MasterId, boot: u64) -> Self {
-        Self { own, boot, seats: BTreeMap::new(), peers: BTreeMap::new(), gone: BTreeMap::new() }
+        Self {
+            own,
+            boot,
+            seats: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            room: AttachRoom::default(),
+        }
     }
 
     /// The other masters are now exactly these. Seats of a master that left the directory go with it.
@@ -152,6 +175,20 @@ impl Table {
         for id in masters.iter().filter(|id| **id != self.own) {
             self.peers.entry(*id).or_insert_with(|| Peer { heard: now, ..Peer::default() });
         }
+    }
+
+    /// What this master could take on now; the others hear of it with the next message.
+    pub fn set_room(&mut self, room: AttachRoom) {
+        self.room = room;
+    }
+
+    /// What the other masters that answer could take on together.
+    pub fn room_of_others(&self, now: Duration) -> AttachRoom {
+        let heard = self.peers.iter().filter(|(id, _)| self.hears(**id, now)).map(|(_, peer)| peer.room);
+        heard.fold(AttachRoom::default(), |sum, room| AttachRoom {
+            rate: sum.rate.saturating_add(room.rate),
+            burst: sum.burst.saturating_add(room.burst),
+        })
     }
 
     /// A minion is attached here. Answers what changed for the cluster.
@@ -184,6 +221,7 @@ impl Table {
         let Some(peer) = self.peers.get_mut(&from) else { return (Heard::Gap, change) };
         peer.heard = now;
         peer.known = true;
+        peer.room = update.room;
         let follows = peer.last.is_some_and(|(boot, last)| boot == update.boot && update.sequence == last + 1);
         if !update.whole && !follows {
             // Its seats stay as they were; the whole list that now follows corrects them.
@@ -233,7 +271,8 @@ impl Table {
             let at = gone.get(minion).map(|(_, at)| *at).unwrap_or_default();
             Departure { minion: minion.clone(), at }
         });
-        Some(PresenceUpdate { boot, sequence: owed.sequence, whole, attached, departed: departed.collect() })
+        let (departed, room) = (departed.collect(), self.room);
+        Some(PresenceUpdate { boot, sequence: owed.sequence, whole, attached, departed, room })
     }
 
     /// What became of the last message to `to`; `None` if it is not known to have arrived.

@@ -5,6 +5,7 @@ use crate::api::{Api, Gate};
 use crate::backup::schedule::Schedule;
 use crate::config::{Config, LogLevel};
 use crate::founding;
+use crate::isolation::Isolation;
 use crate::membership::{removed, wiped};
 use crate::mesh::Mesh;
 use crate::node::{DiskWatch, Edges, Failure, Node, NodeConfig, bind_address, removed_words};
@@ -16,7 +17,7 @@ use crate::regions::duty;
 use crate::space::require_writable;
 use saltern_pubsub::clock::{SystemClock, SystemEntropy};
 use saltern_pubsub::disk::SystemDisk;
-use saltern_pubsub::zmq::{GateLimits, ZmqTransport};
+use saltern_pubsub::zmq::{GateLimits, Needs, Room, ZmqTransport};
 use saltern_store::FlushBy;
 use saltern_store::kv::rocks::RocksEngine;
 use saltern_wire::LogicalTime;
@@ -68,6 +69,7 @@ pub async fn run(config: Config, remedy: &str, beside: impl FnOnce(&Node)) -> Re
         let cause = format!("{} (since {})", quarantine.cause, quarantine.since);
         return Err(take_no_part(&config, &credentials, &cause, remedy).await);
     }
+    let limits = gate_limits(&config)?;
     // Everything that follows writes; what the stores would say of a disk that takes nothing is harder to read.
     require_writable(&config.data_dir)?;
     let founding = founding::pending(&SystemDisk, &config.data_dir)?;
@@ -78,7 +80,9 @@ pub async fn run(config: Config, remedy: &str, beside: impl FnOnce(&Node)) -> Re
     if let Some(cause) = wiped::look(&config.data_dir, &credentials, &mesh, founding.is_some()).await {
         return Err(quarantine(&config, &credentials, &cause, remedy).await);
     }
-    let (edges, gate) = edges(&config, &credentials)?;
+    let isolation =
+        Isolation::start().map_err(|error| Failed::Core(format!("it cannot start its threads: {error}")))?;
+    let (edges, gate) = edges(&config, &credentials, limits, &isolation)?;
     // The API's addresses are taken first: a second master with the same configuration ends here, before it touches a log.
     let tcp = crate::http::bind_tcp(config.bind(config.api_port))?;
     let node = match Node::start(node_config(&config), edges, Arc::clone(&credentials), founding).await {
@@ -187,12 +191,29 @@ async fn take_no_part(config: &Config, credentials: &Credentials, cause: &str, r
     Failed::Quarantined { cause: cause.into(), remedy: remedy.into() }
 }
 
-fn edges(config: &Config, credentials: &Arc<Credentials>) -> Result<(Edges, Gate), Failed> {
-    let mesh = tls::mesh(credentials)?.from_interface(config.interface);
+/// What the gates let through: what the operator asked for, if the system gives it, or as much as it gives.
+fn gate_limits(config: &Config) -> Result<GateLimits, Failed> {
+    let room = Room::read();
     let mut limits = GateLimits::default();
+    if let Some(minions) = config.minions_max {
+        Needs::of(minions).check(&room)?;
+        limits = GateLimits::for_minions(minions);
+    }
     if let Some(wanted) = config.connections_per_address_max {
         limits.connections_per_address_max = usize::try_from(wanted).unwrap_or(usize::MAX);
     }
+    let (connections, descriptors) = (limits.connections_max, room.descriptors);
+    tracing::info!(connections, descriptors, "connections of minions that each of the two ports has room for");
+    Ok(limits)
+}
+
+fn edges(
+    config: &Config,
+    credentials: &Arc<Credentials>,
+    limits: GateLimits,
+    isolation: &Isolation,
+) -> Result<(Edges, Gate), Failed> {
+    let mesh = tls::mesh(credentials)?.from_interface(config.interface);
     let transport = ZmqTransport::new(limits)
         .map_err(|source| Failed::File { path: std::env::temp_dir().display().to_string(), source })?;
     let gate = Gate { counters: transport.counters(), offences: transport.offences() };
@@ -205,6 +226,7 @@ fn edges(config: &Config, credentials: &Arc<Credentials>) -> Result<(Edges, Gate
         engine: Arc::new(RocksEngine),
         flush: FlushBy::Thread,
         disk_work: DiskWork::Threads,
+        sessions_on: isolation.handle(),
     };
     Ok((edges, gate))
 }

@@ -159,7 +159,7 @@ impl Sessions {
         tasks.spawn(confirm(Arc::clone(&replica), confirmations_waiting, cancel.clone()));
         let limits = Mutex::new(Limits::new(io.clock.monotonic()));
         let queue = Arc::new(Queue::open(&io, &credentials, Arc::clone(&witness)));
-        tasks.spawn(Arc::clone(&queue).keep_pace(Arc::clone(&replica), cancel.clone()));
+        tasks.spawn(Arc::clone(&queue).keep_pace(Arc::clone(&replica), presence.clone(), cancel.clone()));
         let credit = Credit::new(Arc::clone(&replica), Arc::clone(&io.clock), inbox.clone());
         tasks.spawn(credit.clone().run(cancel.clone()));
         let shared = Arc::new(Shared {
@@ -200,6 +200,14 @@ impl Sessions {
     /// The way of returns into the log.
     pub fn inbox(&self) -> &Inbox {
         &self.shared.inbox
+    }
+
+    /// Over how long this master's minions should spread when it dies: as long as the others take to let them in, if they
+    /// cannot do so at once. Without others, they all come back to this one.
+    pub fn reconnect_window(&self) -> Duration {
+        let others = self.shared.presence.room_of_others();
+        let room = if others.rate == 0 { self.queue().room() } else { others };
+        pace::reconnect_window(self.shared.roster.counts().accepted, room)
     }
 
     /// What the queue of those who want to attach is like.

@@ -10,6 +10,7 @@
 //! **Invariants.** The rate never leaves what [`Pace::rate`] is given as its highest, and never falls below [`RATE_MIN`]. Peers
 //! that say nothing have no influence on it: only this side's own work is measured.
 
+use crate::presence::AttachRoom;
 use std::time::Duration;
 
 /// Part of all cores that goes into the cryptography of handshakes, in thousandths. The rest of what attaching costs (the gate,
@@ -30,6 +31,9 @@ const BURST_MIN: f64 = 128.0;
 
 /// Lateness that means that there is too much to do: two heartbeats of a local cluster.
 const LATE: Duration = Duration::from_millis(100);
+
+/// Longest reconnect window: behind it, slots do the rest.
+const WINDOW_MAX: Duration = Duration::from_secs(30);
 
 /// Weight of the newest measurement, as a part of 1/16.
 const NEWEST_SIXTEENTHS: u32 = 1;
@@ -87,6 +91,14 @@ impl Pace {
     }
 }
 
+/// Over how long `minions` that lost their master spread their first attempts at others, which have so much `room` together.
+/// Nothing for those that may come at once.
+pub fn reconnect_window(minions: u64, room: AttachRoom) -> Duration {
+    let behind = minions.saturating_sub(room.burst.into());
+    let window = Duration::from_millis(behind.saturating_mul(1000) / u64::from(room.rate.max(1)));
+    window.min(WINDOW_MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +137,15 @@ mod tests {
             pace.handle_lateness(LATE);
         }
         assert_eq!(rate(&pace), 200, "a tenth at the least");
+    }
+
+    #[test]
+    fn minions_spread_over_as_long_as_the_others_take_for_them() {
+        let room = AttachRoom { rate: 1000, burst: 500 };
+        let window = |minions| reconnect_window(minions, room).as_millis();
+        assert_eq!([0, 300, 500, 2_000, 6_000].map(window), [0, 0, 0, 1_500, 5_500], "nothing for a small fleet");
+        assert_eq!(window(10_000_000), 30_000);
+        assert_eq!(reconnect_window(100, AttachRoom::default()), WINDOW_MAX, "nobody who could take them is known");
     }
 
     #[test]

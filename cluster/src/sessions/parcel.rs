@@ -3,13 +3,17 @@
 //! **Invariant.** A message says how things are when it leaves, not when it was queued: between the two its minion may have
 //! read slowly, or this process may have been frozen. An offer whose time ran out meanwhile does not leave at all.
 
+use saltern_wire::codec::encode;
 use saltern_wire::fanout::Offer;
-use saltern_wire::session::ToMinion;
+use saltern_wire::session::{Answer, ToMinion};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// An offer that waited for less than this goes as it is: a copy of its own costs more than it says.
 const WAIT_MIN: Duration = Duration::from_millis(20);
+
+/// Bytes that a message without a body of its own counts for.
+const MESSAGE_BYTES: usize = 128;
 
 /// A queued message.
 #[derive(Debug, Clone)]
@@ -21,6 +25,24 @@ pub struct Parcel {
 }
 
 impl Parcel {
+    /// What it counts for in a queue, in bytes: exact for none, and of the right size for those that can be large.
+    pub fn weight(&self) -> usize {
+        let body = match &*self.message {
+            ToMinion::Offer(offer) => offer.job.encoded_len(),
+            ToMinion::Directory(directory) => directory.encoded_len(),
+            ToMinion::Reply { result: Ok(Answer::Mine(_)), .. } => encode(&*self.message).len(),
+            ToMinion::Reply { result: Ok(Answer::Recorded(recorded)), .. } => recorded.len() * 16,
+            ToMinion::Reply { .. }
+            | ToMinion::Standing(_)
+            | ToMinion::Grant(_)
+            | ToMinion::Rekey(_)
+            | ToMinion::Pong { .. }
+            | ToMinion::Credit { .. }
+            | ToMinion::Bye { .. } => 0,
+        };
+        MESSAGE_BYTES + body
+    }
+
     /// The message as it leaves at `now`; `quorum` says whether this master is in contact with a majority.
     pub fn open(self, now: Duration, quorum: impl FnOnce() -> bool) -> Option<Arc<ToMinion>> {
         let waited = self.since.map_or(Duration::ZERO, |since| now.saturating_sub(since));

@@ -5,6 +5,7 @@
 
 use super::pace::Pace;
 use super::slots::{SlotCounts, Slots, Verdict};
+use crate::presence::{AttachRoom, Presence};
 use crate::replica::Replica;
 use crate::witness::{Reason, Witness};
 use saltern_pubsub::serve::MasterCredentials;
@@ -36,6 +37,18 @@ pub struct QueueState {
     pub waiting: usize,
     /// What happened so far.
     pub counts: SlotCounts,
+}
+
+impl QueueState {
+    /// How many minions this master could take on, for the others to know.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate and a burst are some thousands"
+    )]
+    pub(crate) fn room(&self) -> AttachRoom {
+        AttachRoom { rate: self.rate as u32, burst: self.burst as u32 }
+    }
 }
 
 /// The queue.
@@ -92,7 +105,13 @@ impl Queue {
     }
 
     /// Follows what is measured and what is allowed, until `cancel`. Runs where the sessions run, whose lateness it measures.
-    pub(crate) async fn keep_pace(self: Arc<Self>, replica: Arc<dyn Replica>, cancel: CancellationToken) {
+    /// The other masters hear of it over `presence`.
+    pub(crate) async fn keep_pace(
+        self: Arc<Self>,
+        replica: Arc<dyn Replica>,
+        presence: Presence,
+        cancel: CancellationToken,
+    ) {
         loop {
             let before = self.io.clock.monotonic();
             tokio::select! {
@@ -101,13 +120,18 @@ impl Queue {
             }
             let now = self.io.clock.monotonic();
             let highest = replica.state().settings().attach_per_second;
-            let mut state = self.lock();
-            state.pace.handle_lateness(now.saturating_sub(before + LOOK_EVERY));
-            let (rate, burst) = state.pace.rate(highest);
-            state.burst = burst;
-            state.slots.set_rate(rate, burst, now);
-            state.slots.poll(now);
+            self.look(now, now.saturating_sub(before + LOOK_EVERY), highest);
+            presence.set_room(self.read().room());
         }
+    }
+
+    fn look(&self, now: Duration, late: Duration, highest: u32) {
+        let mut state = self.lock();
+        state.pace.handle_lateness(late);
+        let (rate, burst) = state.pace.rate(highest);
+        state.burst = burst;
+        state.slots.set_rate(rate, burst, now);
+        state.slots.poll(now);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

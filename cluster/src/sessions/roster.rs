@@ -16,6 +16,7 @@ use saltern_wire::io::Capability;
 use saltern_wire::session::ToMinion;
 use saltern_wire::{LogicalTime, MinionId, Ordinal};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -24,6 +25,10 @@ use tokio_util::sync::CancellationToken;
 /// Most messages that wait for one minion. A minion that drains nothing is ended long before the memory is felt: messages
 /// are shared between sessions.
 pub const QUEUE_MAX: usize = 512;
+
+/// Most bytes that wait for one minion, counted as if they were its alone: a few of the largest messages. It bounds what replies
+/// of many kinds make a master keep for minions that ask and do not read.
+pub const QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Places in a queue that offers leave to everything else, so that a burst of jobs never ends a session.
 const QUEUE_RESERVE: usize = QUEUE_MAX / 4;
@@ -35,10 +40,32 @@ pub const RECENT_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
+/// A message that waits, with the bytes that it counts for.
+type Waiting = (Parcel, usize);
+
+/// The end of a mailbox that a session's writer drains.
+pub struct Drain {
+    queue: mpsc::Receiver<Waiting>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Drain {
+    /// The next message; `None` if nobody can queue any more. Cancel safe.
+    pub async fn recv(&mut self) -> Option<Parcel> {
+        let (parcel, bytes) = self.queue.recv().await?;
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        Some(parcel)
+    }
+}
+
 /// How others reach a session's task.
 #[derive(Clone)]
 pub struct Mailbox {
-    queue: mpsc::Sender<Parcel>,
+    queue: mpsc::Sender<Waiting>,
+    /// Bytes that wait.
+    bytes: Arc<AtomicUsize>,
+    /// The minion was sent away because it did not read.
+    overflowed: Arc<AtomicBool>,
     /// The minion's standing may have changed: look again.
     pub recheck: Arc<Notify>,
     ended: CancellationToken,
@@ -47,9 +74,11 @@ pub struct Mailbox {
 
 impl Mailbox {
     /// A mailbox and the end that the session's writer drains. `ended` is cancelled when the session is to end.
-    pub fn new(ended: CancellationToken) -> (Self, mpsc::Receiver<Parcel>) {
+    pub fn new(ended: CancellationToken) -> (Self, Drain) {
         let (queue, drain) = mpsc::channel(QUEUE_MAX);
-        (Self { queue, recheck: Arc::default(), ended, farewell: Arc::default() }, drain)
+        let (bytes, overflowed) = (Arc::default(), Arc::default());
+        let drain = Drain { queue: drain, bytes: Arc::clone(&bytes) };
+        (Self { queue, bytes, overflowed, recheck: Arc::default(), ended, farewell: Arc::default() }, drain)
     }
 
     /// Queues a message that must arrive; a full queue ends the session.
@@ -57,7 +86,8 @@ impl Mailbox {
         if self.ended.is_cancelled() {
             return;
         }
-        if self.queue.try_send(Parcel { message, since: None }).is_err() {
+        if !self.queue(Parcel { message, since: None }, QUEUE_BYTES_MAX) {
+            self.note_unread();
             self.end(vec![ToMinion::Bye {
                 reason: "the minion does not read what it is sent".into(),
                 retry_after_ms: 0,
@@ -68,8 +98,31 @@ impl Mailbox {
     /// Queues an offer if there is room; says whether there was. One that is lost is offered again by the sweep. What remains of
     /// its time is as of `now`, monotonic.
     pub fn offer(&self, offer: Arc<ToMinion>, now: Duration) -> bool {
-        let parcel = Parcel { message: offer, since: Some(now) };
-        !self.ended.is_cancelled() && self.queue.capacity() > QUEUE_RESERVE && self.queue.try_send(parcel).is_ok()
+        let room = self.queue.capacity() > QUEUE_RESERVE && !self.ended.is_cancelled();
+        room && self.queue(Parcel { message: offer, since: Some(now) }, QUEUE_BYTES_MAX / 4 * 3)
+    }
+
+    /// Queues a message, unless the places are taken or more than `bytes_max` would wait. A message that nothing waits in front of
+    /// always fits.
+    fn queue(&self, parcel: Parcel, bytes_max: usize) -> bool {
+        let bytes = parcel.weight();
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before == 0 || before + bytes <= bytes_max;
+        let queued = fits && self.queue.try_send((parcel, bytes)).is_ok();
+        if !queued {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        queued
+    }
+
+    /// The minion does not read what it is sent.
+    pub fn note_unread(&self) {
+        self.overflowed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the minion was found not to read.
+    pub fn is_unread(&self) -> bool {
+        self.overflowed.load(Ordering::Relaxed)
     }
 
     /// Ends the session with these last words. The first to end it chooses them.
@@ -277,8 +330,11 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use saltern_wire::Revision;
+    use saltern_wire::mine::{MineEntry, MineStamp};
+    use saltern_wire::session::Answer;
 
-    fn session(key: u8, id: u64) -> (Session, mpsc::Receiver<Parcel>) {
+    fn session(key: u8, id: u64) -> (Session, Drain) {
         let (mailbox, drain) = Mailbox::new(CancellationToken::new());
         let session = Session {
             id: SessionId(id),
@@ -344,6 +400,32 @@ mod tests {
         assert!(!session.mailbox.is_ended());
         session.mailbox.push(message);
         assert!(session.mailbox.is_ended());
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_bytes_and_what_was_read_makes_room() {
+        let large = |bytes: usize| {
+            let stamp = MineStamp { incarnation: 1, counter: 1 };
+            let (minion, function) = (MinionId::new("web-1").expect("an id"), "f".into());
+            let entry = MineEntry { minion, function, value: "x".repeat(bytes).into(), stamp };
+            let result = Ok(Answer::Mine(vec![entry]));
+            Arc::new(ToMinion::Reply { sequence: 1, revision: Revision(1), result })
+        };
+        let (session, mut drain) = session(1, 1);
+        session.mailbox.push(large(QUEUE_BYTES_MAX));
+        assert!(!session.mailbox.is_ended(), "one that nothing waits in front of always fits");
+        assert!(!session.mailbox.offer(large(1), Duration::ZERO), "an offer waits for room");
+        drain.recv().await.expect("the large one");
+        for _ in 0..3 {
+            session.mailbox.push(large(QUEUE_BYTES_MAX / 4));
+        }
+        assert!(!session.mailbox.is_ended() && !session.mailbox.is_unread());
+        session.mailbox.push(large(QUEUE_BYTES_MAX / 2));
+        assert!(session.mailbox.is_ended() && session.mailbox.is_unread());
+        for _ in 0..3 {
+            drain.recv().await.expect("what was queued");
+        }
+        assert_eq!(session.mailbox.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -15,8 +15,7 @@ use crate::delivery::Purse;
 use crate::inbox::{late, settle, unreadable};
 use crate::sessions::calls::{Caller, carry_out, cost_of, cost_of_target, report_facts};
 use crate::sessions::limits::{Share, full, source_of};
-use crate::sessions::parcel::Parcel;
-use crate::sessions::roster::{Mailbox, Seat, Session, SessionId};
+use crate::sessions::roster::{Drain, Mailbox, Seat, Session, SessionId};
 use crate::sessions::standing::farewell;
 use crate::sessions::{RETRY_AFTER_MS, Shared};
 use crate::truth::{Lane, PROPOSE_TIMEOUT};
@@ -35,7 +34,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// A minion that says nothing for so long is gone: four of its pings.
@@ -117,6 +116,9 @@ pub(crate) async fn run(shared: Arc<Shared>, served: ServedSession, opening: Ope
         purse: Purse::new(shared.credit.clone(), id),
     };
     tokio::join!(write(&shared, sender, drain, &who.mailbox), reader.run(receiver));
+    if who.mailbox.is_unread() {
+        shared.witness.refuse_of(Reason::SessionUnread, who.minion.as_str());
+    }
     match shared.roster.remove(&who.public_key, id) {
         Some(session) => shared.release(&session),
         // Evicted in the middle of being seated: presence may have learned of it after the one who evicts took it out.
@@ -145,7 +147,7 @@ struct Who {
 }
 
 /// Sends what is queued, then the last words.
-async fn write(shared: &Shared, mut sender: ServedSender, mut drain: mpsc::Receiver<Parcel>, mailbox: &Mailbox) {
+async fn write(shared: &Shared, mut sender: ServedSender, mut drain: Drain, mailbox: &Mailbox) {
     loop {
         let parcel = tokio::select! {
             biased;
@@ -164,7 +166,12 @@ async fn write(shared: &Shared, mut sender: ServedSender, mut drain: mpsc::Recei
             Ok(Err(saltern_pubsub::channel::SessionError::Large { len, max, .. })) => {
                 tracing::error!(peer = sender.peer(), len, max, "a message is too long for a session and was not sent");
             }
-            Ok(Err(_)) | Err(_) => {
+            Ok(Err(_)) => {
+                mailbox.end(Vec::new());
+                return;
+            }
+            Err(_) => {
+                mailbox.note_unread();
                 mailbox.end(Vec::new());
                 return;
             }

@@ -173,6 +173,7 @@ impl Master {
             engine: Arc::new(self.engine.clone()),
             flush: FlushBy::Caller,
             disk_work: DiskWork::InPlace,
+            sessions_on: None,
         };
         let node_config = NodeConfig {
             data_dir: self.config.data_dir.clone(),

@@ -5,7 +5,7 @@ use super::core::{Core, Inlets};
 use super::desk::Ask;
 use super::hear::Fate;
 use super::{Attached, Status};
-use crate::attach::Pulse;
+use crate::attach::{Pulse, jittered};
 use futures::FutureExt;
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -278,6 +278,7 @@ impl Loop {
         tracing::warn!(%master, %address, reason, lived_ms = lived.as_millis(), "left");
         self.core.frames_refused.handle_current(connection.frames_refused());
         self.core.frames_refused.handle_ended();
+        let window = connection.vitals.window();
         drop(connection);
         self.core.handle_session_over();
         match self.core.standing {
@@ -292,6 +293,9 @@ impl Loop {
                 self.core.candidates.handle_bye(&address, retry_after, lived, now, random);
             }
         }
+        // Thousands may have lost the same master in this moment: it said itself how they are to spread.
+        let random = u64::from_be_bytes(draw(self.core.io.entropy.as_ref()));
+        self.pause_until = self.pause_until.max(now + jittered(window, random));
     }
 
     fn fail(&mut self, address: &Address, lived: Duration, now: Duration) {

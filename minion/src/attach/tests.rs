@@ -236,3 +236,15 @@ fn a_slot_is_waited_for_and_held_against_nobody() {
     candidates.handle_failure(&first, Duration::ZERO, at(21_700), u64::MAX);
     assert!(candidates.choose(at(30_000)).is_some_and(|choice| choice.at == at(30_000)));
 }
+
+#[test]
+fn a_master_says_while_it_lives_how_its_minions_spread_when_it_dies() {
+    let mut vitals = Vitals::new(PATIENCE, seconds(0));
+    assert_eq!(vitals.window(), Duration::ZERO, "nothing unless it says so");
+    vitals.handle_beacon(&Beacon { reconnect_window_ms: 1_500, ..beacon(5_000, true) }, seconds(1));
+    assert_eq!(vitals.window(), Duration::from_millis(1_500));
+    vitals.handle_beacon(&Beacon { reconnect_window_ms: u64::MAX, ..beacon(5_000, true) }, seconds(2));
+    assert_eq!(vitals.window(), WINDOW_MAX, "a mistake costs no more");
+    vitals.handle_beacon(&beacon(5_000, true), seconds(3));
+    assert_eq!(vitals.window(), Duration::ZERO, "the newest word counts");
+}

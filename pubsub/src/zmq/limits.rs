@@ -8,10 +8,10 @@ use std::time::Duration;
 pub(super) const UNACKNOWLEDGED_MS_MAX: u64 = 20_000;
 
 /// File descriptors of one connection: the TCP socket and both ends of the unix stream behind it.
-const DESCRIPTORS_PER_CONNECTION: u64 = 3;
+pub(super) const DESCRIPTORS_PER_CONNECTION: u64 = 3;
 
 /// File descriptors that are left for everything else in the process: databases, peers, operators.
-const DESCRIPTORS_RESERVED: u64 = 2_000;
+pub(super) const DESCRIPTORS_RESERVED: u64 = 2_000;
 
 /// What the gate lets through, per port. All are bounds against strangers as much as against accidents.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,6 +24,7 @@ mod fuzz;
 mod gate;
 mod inner;
 mod limits;
+mod needs;
 mod offence;
 mod publish;
 mod relay;
@@ -33,6 +34,7 @@ mod subscribe;
 mod usher;
 
 pub use limits::{GateLimits, raise_descriptor_limit};
+pub use needs::{Needs, Room, Shortage};
 pub use offence::{GateCounters, News, OFFENDERS_MAX, Offence, Offences};
 
 use inner::PrivateFolder;

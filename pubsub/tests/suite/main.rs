@@ -2,6 +2,7 @@
 
 mod attacks;
 mod forgeries;
+mod neighbours;
 mod offenders;
 mod sessions;
 mod stuck;

@@ -195,6 +195,13 @@ impl<T> fmt::Debug for Signed<T> {
     }
 }
 
+impl<T> Signed<T> {
+    /// Length of what is signed, in bytes.
+    pub fn encoded_len(&self) -> usize {
+        self.body.len()
+    }
+}
+
 impl<T: Statement> Signed<T> {
     /// Signs `value`.
     pub fn new(value: &T, identity: &Identity) -> Self {
