@@ -29,8 +29,11 @@ const BURST: f64 = 0.5;
 /// Least burst: a small fleet never meets a queue.
 const BURST_MIN: f64 = 128.0;
 
-/// Lateness that means that there is too much to do: two heartbeats of a local cluster.
-const LATE: Duration = Duration::from_millis(100);
+/// Lateness that means that there is too much to do: a twentieth of the time that a handshake has. Heartbeats run elsewhere.
+const LATE: Duration = Duration::from_millis(250);
+
+/// What is left of the rate at the least, however late it is: the cost of a handshake is measured in wall time and grows, too.
+const EASE_MIN: f64 = 0.25;
 
 /// Longest reconnect window: behind it, slots do the rest.
 const WINDOW_MAX: Duration = Duration::from_secs(30);
@@ -44,7 +47,7 @@ pub struct Pace {
     cores: u64,
     /// What a handshake takes, on average.
     cost: Duration,
-    /// What is left of the rate that follows from it, 0.1 to 1.
+    /// What is left of the rate that follows from it, [`EASE_MIN`] to 1.
     ease: f64,
     /// Handshakes since the last look at the lateness.
     worked: u32,
@@ -69,7 +72,7 @@ impl Pace {
         if late < LATE {
             self.ease = (self.ease * 1.1).min(1.0);
         } else if worked > 0 {
-            self.ease = (self.ease * 0.8).max(0.1);
+            self.ease = (self.ease * 0.8).max(EASE_MIN);
         }
     }
 
@@ -136,7 +139,7 @@ mod tests {
             pace.handle_worked(COST);
             pace.handle_lateness(LATE);
         }
-        assert_eq!(rate(&pace), 200, "a tenth at the least");
+        assert_eq!(rate(&pace), 500, "a quarter at the least");
     }
 
     #[test]
