@@ -15,6 +15,7 @@
 pub mod cluster;
 pub mod config;
 pub mod event;
+pub mod hold;
 pub mod job;
 pub mod key;
 pub mod member;
@@ -287,7 +288,9 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/keys/delete", post(key::delete))
         .route("/v1/jobs", get(job::list).post(job::submit))
         .route("/v1/jobs/{jid}", get(job::show))
-        .route("/v1/jobs/{jid}/kill", post(job::kill))
+        .route("/v1/jobs/{jid}/pause", post(hold::pause))
+        .route("/v1/jobs/{jid}/resume", post(hold::resume))
+        .route("/v1/jobs/{jid}/kill", post(hold::kill))
         .route("/v1/mine", get(mine::list))
         .route("/v1/minions", get(minion::list))
         .route("/v1/minions/{id}", get(minion::show))

@@ -281,6 +281,8 @@ fn the_corpus_speaks_the_language_of_the_api() {
         arguments: Vec::new(),
         keywords: Map::new(),
         ttl_ms: None,
+        batch: None,
+        subset: None,
     };
     assert_eq!(submit::check(&submit, "root"), Ok(()));
 }

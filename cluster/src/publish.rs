@@ -198,7 +198,8 @@ impl Publishing {
                     self.repair();
                     self.rekey_due = true;
                 }
-                Effect::Facts { .. } | Effect::Mine { .. } | Effect::Settings { .. } => {}
+                Effect::Released { jid, ordinals } => self.handle_released(*jid, ordinals),
+                Effect::Facts { .. } | Effect::Mine { .. } | Effect::Settings { .. } | Effect::JobStands { .. } => {}
             }
         }
     }
@@ -225,10 +226,14 @@ impl Publishing {
             Ok(job) => job,
             Err(error) => return tracing::error!(%jid, %error, "a job in the log cannot be read"),
         };
+        self.newest_job = self.newest_job.max(Some(jid));
+        if self.replica.state().batch_of(&jid).is_some() {
+            // Its minions are told as their turns come.
+            return;
+        }
         let now = self.clock.monotonic();
         self.ledger.open(jid, waiting.clone(), opened, job.expires(), now + self.patience());
-        self.newest_job = self.newest_job.max(Some(jid));
-        let Some(offer) = self.offer_of(signed, &job) else { return };
+        let Some(offer) = self.offer_of(signed, job.expires()) else { return };
         fault_point!("publish.before");
         let roster = self.sessions.roster();
         let road = road(roster.count_of(&waiting), roster.counts().accepted);
@@ -245,9 +250,19 @@ impl Publishing {
         fault_point!("publish.after");
     }
 
-    /// The job as it is offered now; `None` if its time is over.
-    fn offer_of(&self, signed: &Signed<Job>, job: &Job) -> Option<Offer> {
-        let remaining = job.expires().since(self.replica.now());
+    /// Minions whose turn in a rolling job has come. Never over the fan-out: everybody would hear it.
+    fn handle_released(&mut self, jid: JobId, ordinals: &RoaringBitmap) {
+        let Some(offers) = self.replica.state().offers_of(&jid) else { return };
+        let waiting = offers.groups.iter().fold(RoaringBitmap::new(), |all, (_, group)| all | group);
+        let whom = ordinals & waiting;
+        let due = self.clock.monotonic() + self.patience();
+        self.ledger.release(jid, &whom, offers.opened, offers.expires, due);
+        self.offer(&Due { jid, opened: offers.opened, whom });
+    }
+
+    /// The job as it is offered now; `None` if the time `until` which it may be is over.
+    fn offer_of(&self, signed: &Signed<Job>, until: LogicalTime) -> Option<Offer> {
+        let remaining = until.since(self.replica.now());
         let remaining_ms = u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX);
         (remaining_ms > 0).then(|| Offer { job: signed.clone(), remaining_ms })
     }
@@ -259,11 +274,15 @@ impl Publishing {
             Ok(None) => return,
             Err(error) => return tracing::error!(jid = %due.jid, %error, "an open job cannot be read"),
         };
-        let Some(offer) = signed.peek().ok().and_then(|job| self.offer_of(&signed, &job)) else { return };
-        let (message, now) = (Arc::new(ToMinion::Offer(offer)), self.clock.monotonic());
-        for (seat, mailbox) in self.sessions.roster().targeted(&due.whom) {
-            if seat.enrolled <= due.opened {
-                mailbox.offer(Arc::clone(&message), now);
+        let Some(offers) = self.replica.state().offers_of(&due.jid) else { return };
+        let now = self.clock.monotonic();
+        for (until, group) in offers.groups {
+            let Some(offer) = self.offer_of(&signed, until) else { continue };
+            let message = Arc::new(ToMinion::Offer(offer));
+            for (seat, mailbox) in self.sessions.roster().targeted(&(group & &due.whom)) {
+                if seat.enrolled <= due.opened {
+                    mailbox.offer(Arc::clone(&message), now);
+                }
             }
         }
     }

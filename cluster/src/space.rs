@@ -90,15 +90,16 @@ pub fn bears(command: &Command) -> Level {
         | Command::Mine(_)
         | Command::Minion(_)
         | Command::Key(KeyCommand::Submit { .. }) => Level::Roomy,
-        Command::Job(JobCommand::Open { .. }) => Level::Short,
+        Command::Job(JobCommand::Open { .. } | JobCommand::Roll { .. }) => Level::Short,
         Command::Key(KeyCommand::Accept { .. })
         | Command::Settings(_)
         | Command::Level { .. }
         | Command::Master(MasterCommand::Found { .. } | MasterCommand::Token { .. } | MasterCommand::Join { .. }) => {
             Level::Scarce
         }
-        // Time makes room, a key that is trusted no more must not wait for room, and a master may be what has to go.
+        // Time makes room, what is to stop must not wait for room, and a master may be what has to go.
         Command::Tick
+        | Command::Job(JobCommand::Pause { .. } | JobCommand::End { .. })
         | Command::Key(KeyCommand::Reject { .. } | KeyCommand::Delete { .. })
         | Command::Master(
             MasterCommand::Directory { .. } | MasterCommand::Rejoin { .. } | MasterCommand::Refound { .. },

@@ -6,6 +6,8 @@
 //!
 //! **It refuses** to sign what does not fit a fan-out frame, and functions whose name cannot be one.
 
+mod rolling;
+
 use crate::pki::Credentials;
 use crate::replica::Replica;
 use crate::target::{ResolveError, resolve};
@@ -15,6 +17,7 @@ use saltern_wire::api::{Failure, FailureCode, Submit, Submitted};
 use saltern_wire::crypto::{Identity, Signed};
 use saltern_wire::job::Job;
 use saltern_wire::limits::{FUNCTION_NAME_BYTES_MAX, JOB_BYTES_MAX, NAME_BYTES_MAX};
+use saltern_wire::rolling::{Rolling, WHOLE_MS};
 use saltern_wire::{ClusterId, JobId, LogicalTime, MasterId, RequestId, Revision};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -125,6 +128,9 @@ impl Jobs {
         if targets.is_empty() {
             return Err(Failure::new(FailureCode::NoMatch, NO_MATCH));
         }
+        let ttl_ms = submit.ttl_ms.unwrap_or_else(|| state.settings().job_ttl_ms);
+        let rolling = submit.batch.map(|batch| rolling::rolling(batch, ttl_ms));
+        let targets = submit.subset.map_or_else(|| targets.clone(), |number| rolling::subset(&targets, number, request));
         let Some(directory) = state.directory().and_then(|signed| signed.peek().ok()) else {
             return Err(Failure::new(FailureCode::NoQuorum, "this master has not caught up with its cluster yet"));
         };
@@ -144,7 +150,8 @@ impl Jobs {
             targets,
             user: user.to_owned(),
             opened: LogicalTime::ZERO,
-            ttl_ms: submit.ttl_ms.unwrap_or_else(|| state.settings().job_ttl_ms),
+            // A batch is over when its last turn is; how long each of them is stands in its record.
+            ttl_ms: if rolling.is_some() { WHOLE_MS } else { ttl_ms },
         };
         for attempt in 0..NAMING_ATTEMPTS {
             (job.jid, job.opened) = self.name(attempt);
@@ -153,7 +160,7 @@ impl Jobs {
                 let message = format!("the job has {} bytes, the limit is {JOB_BYTES_MAX}: pass less", signed.len());
                 return Err(Failure::new(FailureCode::Invalid, message));
             }
-            if let Some(settled) = self.open(signed, named(request, attempt), within).await? {
+            if let Some(settled) = self.open(signed, rolling, named(request, attempt), within).await? {
                 return Ok(settled);
             }
         }
@@ -182,10 +189,17 @@ impl Jobs {
     async fn open(
         &self,
         job: Signed<Job>,
+        rolling: Option<Rolling>,
         request: RequestId,
         within: Duration,
     ) -> Result<Option<(Submitted, Revision)>, Failure> {
-        let command = Command::Job(JobCommand::Open { job });
+        let command = Command::Job(match rolling {
+            None => JobCommand::Open { job },
+            Some(rolling) => JobCommand::Roll { job, rolling },
+        });
+        // Said here: a refusal by the truth of a command that it does not know yet looks like a name that is taken.
+        let known = command.require_level(self.replica.state().level());
+        known.map_err(|refused| Failure::new(FailureCode::Conflict, refused.to_string()))?;
         let committed = self.replica.propose_within(Lane::Control, command, Some(request), within).await;
         let committed = committed.map_err(failure_of)?;
         let failure = match committed.applied {
@@ -221,6 +235,7 @@ pub(crate) fn check(submit: &Submit, user: &str) -> Result<(), Failure> {
     if user.is_empty() || user.len() > NAME_BYTES_MAX {
         return refuse(format!("the user's name has {} bytes, it must have 1 to {NAME_BYTES_MAX}", user.len()));
     }
+    rolling::check(submit)?;
     match submit.ttl_ms {
         Some(0) => refuse("a time to live of 0 ms expires at once: give at least 1".into()),
         Some(ttl_ms) if ttl_ms > TTL_MS_MAX => {
@@ -296,6 +311,8 @@ mod tests {
             arguments: vec![Value::Null],
             keywords: Map::new(),
             ttl_ms,
+            batch: None,
+            subset: None,
         };
         for good in ["test.ping", "a.b.c", "_x.y_1"] {
             assert_eq!(check(&submit(good, Some(1)), "root"), Ok(()), "{good}");

@@ -3,11 +3,13 @@
 //! A [`Proposal`] is what goes into the replicated log. Its encoding is `{version, kind, body}` with named fields; variants
 //! are known by name, so they are never renamed, and fields are only added, with a default.
 
+use roaring::RoaringBitmap;
 use saltern_wire::codec::Encoded;
 use saltern_wire::crypto::{Fingerprint, PublicKey, Signed};
 use saltern_wire::job::{Job, ReturnPart};
 use saltern_wire::master::{Certificate, Directory, Endpoints, MasterState};
 use saltern_wire::mine::{MineReport, MineStamp};
+use saltern_wire::rolling::{Rolling, Stand};
 use saltern_wire::settings::Settings;
 use saltern_wire::{ClusterId, JobId, LogicalTime, Map, MasterId, MinionId, Ordinal, RequestId, Value};
 use serde::{Deserialize, Serialize};
@@ -133,6 +135,30 @@ pub enum JobCommand {
         accepted: Vec<(JobId, Ordinal)>,
         /// Which minion returned what.
         returns: Vec<(Ordinal, ReturnPart)>,
+    },
+    /// Opens a job that goes to so many of its minions at a time. Otherwise as `Open`. Whose turn it is, apply decides.
+    Roll {
+        /// The job, signed by the master that took it. Its time to live is that of the whole round.
+        job: Signed<Job>,
+        /// How it goes round.
+        rolling: Rolling,
+    },
+    /// Lets nobody's turn come in a rolling job, or lets turns come again. Repeating it changes nothing.
+    Pause {
+        /// Which job.
+        jid: JobId,
+        /// Whether it rests from here on.
+        paused: bool,
+        /// Which operator.
+        by: String,
+    },
+    /// Ends an open job for everybody who has not accepted it. Who has goes on: only the minion itself can stop what it runs.
+    /// Repeating it changes nothing.
+    End {
+        /// Which job.
+        jid: JobId,
+        /// Which operator.
+        by: String,
     },
 }
 
@@ -376,14 +402,30 @@ pub enum Effect {
         /// The record.
         record: Box<saltern_wire::job::ReturnRecord>,
     },
-    /// A minion was settled without a return: expired or unreachable.
+    /// A minion was settled without a return: expired, unreachable, skipped or killed.
     Settled {
         /// Which job.
         jid: JobId,
         /// Which minion.
         ordinal: Ordinal,
-        /// Expired or unreachable.
+        /// Expired, unreachable, cancelled, skipped or killed.
         progress: saltern_wire::job::Progress,
+    },
+    /// Minions whose turn in a rolling job has come: from now on they may be offered it.
+    Released {
+        /// Which job.
+        jid: JobId,
+        /// Whose turn it is.
+        ordinals: RoaringBitmap,
+    },
+    /// An operator paused, resumed or ended a job, or it ended at a minion that failed.
+    JobStands {
+        /// Which job.
+        jid: JobId,
+        /// How it stands now.
+        stand: Stand,
+        /// Which operator; `None` if the job's own rule ended it.
+        by: Option<String>,
     },
     /// Every targeted minion of the job is settled.
     JobDone {

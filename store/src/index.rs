@@ -6,16 +6,19 @@ use crate::error::StoreError;
 use crate::kv::Kv;
 use crate::level;
 use crate::table::meta::{self, CaRow};
+use crate::table::timeline::{self, Due};
 use crate::table::{job, key, minion, returns};
 use roaring::RoaringBitmap;
 use saltern_wire::crypto::Signed;
 use saltern_wire::job::Progress;
 use saltern_wire::key::{KeyRecord, KeyState};
 use saltern_wire::master::Directory;
+use saltern_wire::rolling::{Rolling, Stand};
 use saltern_wire::settings::Settings;
 use saltern_wire::{JobId, LogicalTime, MinionId, Ordinal};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A job that somebody owes an answer for.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,7 +26,7 @@ pub(crate) struct OpenJob {
     pub(crate) opened: LogicalTime,
     pub(crate) expires: LogicalTime,
     pub(crate) expected: RoaringBitmap,
-    /// Have not accepted it.
+    /// May accept it, and have not.
     pub(crate) waiting: RoaringBitmap,
     /// Have accepted it and not answered.
     pub(crate) accepted: RoaringBitmap,
@@ -31,17 +34,51 @@ pub(crate) struct OpenJob {
     pub(crate) partial: RoaringBitmap,
     /// Minions with a result.
     pub(crate) returned: u32,
+    /// Their turn has not come. Nobody, unless the job is a rolling one.
+    pub(crate) held: RoaringBitmap,
+    pub(crate) stand: Stand,
+    /// Where the next tick is told to go on with it.
+    pub(crate) more: Option<LogicalTime>,
+    pub(crate) rolls: Option<Box<Rolls>>,
+}
+
+/// What a rolling job has besides.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Rolls {
+    pub(crate) rolling: Rolling,
+    /// How many may have it at one time.
+    pub(crate) width: u64,
+    /// Those who are waiting: until when they may accept it.
+    pub(crate) turns: BTreeMap<u32, LogicalTime>,
+    /// Those whose place stays empty behind them: until when.
+    pub(crate) rests: BTreeMap<u32, LogicalTime>,
+}
+
+impl Rolls {
+    pub(crate) fn new(rolling: Rolling, expected: u64) -> Self {
+        Self { rolling, width: rolling.size.of(expected), turns: BTreeMap::new(), rests: BTreeMap::new() }
+    }
+
+    /// Until when a minion whose turn comes at `time` may accept a job that ends at `expires`.
+    pub(crate) fn turn_ends(&self, time: LogicalTime, expires: LogicalTime) -> LogicalTime {
+        time.plus(Duration::from_millis(self.rolling.turn_ms)).min(expires)
+    }
 }
 
 impl OpenJob {
-    /// Whether `ordinal` owes an answer.
+    /// Whether `ordinal` owes an answer, or will when its turn comes.
     pub(crate) fn is_owed_by(&self, ordinal: Ordinal) -> bool {
-        self.waiting.contains(ordinal.0) || self.accepted.contains(ordinal.0)
+        [&self.waiting, &self.accepted, &self.held].iter().any(|whom| whom.contains(ordinal.0))
     }
 
     /// Whether everybody is settled.
     pub(crate) fn is_done(&self) -> bool {
-        self.waiting.is_empty() && self.accepted.is_empty()
+        self.waiting.is_empty() && self.accepted.is_empty() && self.held.is_empty()
+    }
+
+    /// How many have it, or may have it, at this moment.
+    pub(crate) fn running(&self) -> u64 {
+        self.waiting.len() + self.accepted.len()
     }
 }
 
@@ -105,10 +142,27 @@ impl Index {
         for record in key::all(kv)? {
             index.put_key(record);
         }
-        for jid in job::open(kv)? {
-            index.open.insert(jid, load_open(kv, jid)?);
+        for (jid, stand) in job::open(kv)? {
+            index.open.insert(jid, load_open(kv, jid, stand)?);
         }
+        index.load_places(kv)?;
         Ok(index)
+    }
+
+    /// What the timeline says about open jobs and nothing else does.
+    fn load_places(&mut self, kv: &Arc<dyn Kv>) -> Result<(), StoreError> {
+        for (time, subject) in timeline::all(kv, Due::Rest)? {
+            let (jid, ordinal) = job::parse_place(&subject)?;
+            if let Some(rolls) = self.open.get_mut(&jid).and_then(|open| open.rolls.as_mut()) {
+                rolls.rests.insert(ordinal.0, time);
+            }
+        }
+        for (time, subject) in timeline::all(kv, Due::More)? {
+            if let Some(open) = self.open.get_mut(&job::parse_jid(&subject)?) {
+                open.more = Some(time);
+            }
+        }
+        Ok(())
     }
 
     /// Puts a key that is not denied, keeping the counts.
@@ -136,31 +190,41 @@ impl Index {
     }
 }
 
-fn load_open(kv: &Arc<dyn Kv>, jid: JobId) -> Result<OpenJob, StoreError> {
+fn load_open(kv: &Arc<dyn Kv>, jid: JobId, stand: Stand) -> Result<OpenJob, StoreError> {
     let absent = || StoreError::corrupt(format!("the open job {jid}"), "it has no record");
     let row = job::get(kv, jid)?.ok_or_else(absent)?;
     let intent = row.job.peek().map_err(|error| StoreError::corrupt(format!("the job {jid}"), error))?;
     let mut open = OpenJob {
         opened: row.opened,
         expires: intent.expires(),
-        waiting: row.expected.clone(),
-        expected: row.expected,
         accepted: RoaringBitmap::new(),
         partial: returns::incomplete(kv, jid)?,
         returned: 0,
+        waiting: RoaringBitmap::new(),
+        held: RoaringBitmap::new(),
+        stand,
+        more: None,
+        rolls: row.rolling.map(|rolling| Box::new(Rolls::new(rolling, row.expected.len()))),
+        expected: row.expected,
     };
+    let mut untouched = open.expected.clone();
     for (ordinal, row) in job::progress_of(kv, jid)? {
-        open.waiting.remove(ordinal.0);
+        untouched.remove(ordinal.0);
         match row.progress {
             Progress::Waiting => {
                 open.waiting.insert(ordinal.0);
+                if let Some(rolls) = &mut open.rolls {
+                    rolls.turns.insert(ordinal.0, rolls.turn_ends(row.since, open.expires));
+                }
             }
             Progress::Accepted => {
                 open.accepted.insert(ordinal.0);
             }
             Progress::Returned | Progress::Failed | Progress::Interrupted => open.returned += 1,
-            Progress::Expired | Progress::Unreachable | Progress::Cancelled => {}
+            Progress::Held => return Err(StoreError::corrupt(format!("the open job {jid}"), "a row says held")),
+            Progress::Expired | Progress::Unreachable | Progress::Cancelled | Progress::Skipped | Progress::Killed => {}
         }
     }
+    *(if open.rolls.is_some() { &mut open.held } else { &mut open.waiting }) |= untouched;
     Ok(open)
 }

@@ -44,6 +44,7 @@ impl Command {
             Self::Settings(SettingsCommand::Set { name, .. }) => Settings::level_of(name),
             // Proposed once every voter knows it: it is what says so.
             Self::Level { .. } => LEVEL_FIRST,
+            Self::Job(JobCommand::Roll { .. } | JobCommand::Pause { .. } | JobCommand::End { .. }) => LEVEL_FLEET,
             Self::Secret(SecretCommand::Want { .. } | SecretCommand::Rotate { .. }) => LEVEL_MEMBERSHIP,
         }
     }

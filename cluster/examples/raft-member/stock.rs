@@ -40,6 +40,8 @@ impl Stock {
             arguments: Vec::new(),
             keywords: Map::new(),
             ttl_ms: Some(TTL_MS),
+            batch: None,
+            subset: None,
         };
         let request = RequestId::from_bytes(draw(&*self.entropy));
         let submitted = self.jobs.submit(submit, "bench", request).await;

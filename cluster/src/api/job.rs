@@ -1,4 +1,4 @@
-//! Jobs: submit, list, show, watch, kill.
+//! Jobs: submit, list, show, watch.
 
 use super::event::stream;
 use super::{Answered, Api};
@@ -13,9 +13,7 @@ use saltern_store::State;
 use saltern_store::command::Reply;
 use saltern_store::view::JobSummary as Held;
 use saltern_wire::api::{FailureCode, JobEvent, JobPage, JobState, JobSummary, JobView, Submit, Submitted};
-use saltern_wire::job::Progress;
-use saltern_wire::target::{Target, TargetKind};
-use saltern_wire::{JobId, Map, RequestId, Value};
+use saltern_wire::{JobId, RequestId};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -33,9 +31,6 @@ const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Jobs that are read at one time for a page: with the longest arguments they are what memory bears.
 const PAGE_STEP: usize = 64;
-
-/// The function that ends a running job on a minion.
-const KILL_FUNCTION: &str = "saltutil.kill_job";
 
 /// What a list may be asked for.
 #[derive(Debug, Default, Deserialize)]
@@ -61,7 +56,7 @@ pub async fn submit(
 }
 
 /// What the submission of this name brought before: by now its target may mean something else, or nothing.
-fn submitted_before(api: &Api, name: RequestId) -> Result<Option<Submitted>, Refusal> {
+pub(super) fn submitted_before(api: &Api, name: RequestId) -> Result<Option<Submitted>, Refusal> {
     Ok(match api.truth.state().answer_to(name)? {
         Some((_, Ok(Reply::Opened { jid, minions }))) => Some(Submitted { jid, targeted: minions }),
         // Anything else is settled by the truth, which is asked again.
@@ -133,6 +128,7 @@ pub async fn events(
         let name = match &event {
             JobEvent::Return { .. } => "return",
             JobEvent::Missing(_) => "missing",
+            JobEvent::Batch(_) => "batch",
             JobEvent::Done { .. } => "done",
         };
         SentEvent::default().event(name).json_data(&event)
@@ -140,41 +136,7 @@ pub async fn events(
     Ok(stream(&api, place, sent).into_response())
 }
 
-/// `POST /v1/jobs/{jid}/kill`
-pub async fn kill(
-    Shared(api): Shared<Arc<Api>>,
-    Extension(operator): Extension<Operator>,
-    PathPart(jid): PathPart,
-    RequestName(name): RequestName,
-) -> Answered<Submitted> {
-    let jid: JobId = jid.parse()?;
-    if let Some(submitted) = submitted_before(&api, name)? {
-        return Ok(api.answer(submitted));
-    }
-    let progress = api.truth.state().progress(&jid)?;
-    if progress.is_empty() {
-        return Err(no_such_job(jid));
-    }
-    // A minion that was not heard to accept may run it all the same: pure functions are not accepted, and the word may be
-    // on its way. Where nothing runs, the kill says so.
-    let runs = |progress: &Progress| matches!(progress, Progress::Waiting | Progress::Accepted);
-    let running: Vec<&str> =
-        progress.iter().filter(|(_, _, progress)| runs(progress)).map(|(_, minion, _)| minion.as_str()).collect();
-    if running.is_empty() {
-        return Err(Refusal::new(FailureCode::Conflict, format!("the job {jid} has ended on every minion")));
-    }
-    let submit = Submit {
-        target: Target { kind: TargetKind::List, expression: running.join(",") },
-        function: KILL_FUNCTION.into(),
-        arguments: vec![Value::String(jid.to_string())],
-        keywords: Map::new(),
-        ttl_ms: None,
-    };
-    let (submitted, _) = api.jobs.submit_within(submit, &operator.0, name, api.left()).await?;
-    Ok(api.answer(submitted))
-}
-
-fn no_such_job(jid: JobId) -> Refusal {
+pub(super) fn no_such_job(jid: JobId) -> Refusal {
     let message = format!("there is no job {jid} here: it was never opened, or its record has been purged");
     Refusal::new(FailureCode::NotFound, message)
 }
@@ -192,5 +154,6 @@ fn summary(held: Held) -> JobSummary {
         state: if held.done.is_some() { JobState::Done } else { JobState::Open },
         targeted: held.targeted,
         returned: held.returned,
+        batch: held.batch,
     }
 }

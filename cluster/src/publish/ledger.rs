@@ -104,6 +104,22 @@ impl Ledger {
         }
     }
 
+    /// Minions whose turn in the job has come are offered it now; from now on they are among those who wait.
+    pub fn release(
+        &mut self,
+        jid: JobId,
+        whom: &RoaringBitmap,
+        opened: LogicalTime,
+        expires: LogicalTime,
+        due: Duration,
+    ) {
+        let Some(open) = self.jobs.get_mut(&jid) else { return self.open(jid, whom.clone(), opened, expires, due) };
+        open.waiting |= whom;
+        self.agenda.remove(&(open.due, jid));
+        (open.due, open.rounds) = (open.due.min(due), 0);
+        self.agenda.insert((open.due, jid));
+    }
+
     /// The minion has accepted the job, or owes nothing any more.
     pub fn settle(&mut self, jid: JobId, ordinal: Ordinal) {
         let Some(open) = self.jobs.get_mut(&jid) else { return };

@@ -7,6 +7,7 @@ use crate::presence::{Change, Presence};
 use crate::replica::Replica;
 use crate::witness::{Notice, Witness};
 use futures::Stream;
+use roaring::RoaringBitmap;
 use saltern_store::command::Effect;
 use saltern_store::{AppliedEntry, State};
 use saltern_wire::crypto::Signed;
@@ -14,6 +15,7 @@ use saltern_wire::event::Event;
 use saltern_wire::job::{Job, OutcomeKind, ReturnRecord};
 use saltern_wire::key::{KeyRecord, KeyState};
 use saltern_wire::master::{Directory, MasterRecord};
+use saltern_wire::rolling::Ending;
 use saltern_wire::{JobId, LogicalTime, MasterId, MinionId, Ordinal, Revision, Value};
 use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
@@ -139,6 +141,18 @@ pub fn of_entry(entry: &AppliedEntry, state: &State) -> Vec<Event> {
                 }
             }
             Effect::Settings { settings } => event("salt/config".into(), json!({ "settings": settings })),
+            Effect::Released { jid, ordinals } => {
+                event(format!("salt/job/{jid}/batch"), batch_data(*jid, ordinals, state));
+            }
+            Effect::JobStands { jid, stand, by } => {
+                let word = match (stand.ending, stand.paused) {
+                    (Some(Ending::Killed), _) => "killed",
+                    (Some(Ending::Failhard), _) => "failhard",
+                    (None, true) => "paused",
+                    (None, false) => "resumed",
+                };
+                event(format!("salt/job/{jid}/{word}"), json!({ "jid": jid, "user": by }));
+            }
             Effect::JobDone { jid } => event(format!("salt/job/{jid}/done"), json!({ "jid": jid })),
             // This master was brought up to date by a snapshot; nobody knows how many events it saw nothing of.
             Effect::Replaced => event("salt/lag".into(), json!({ "missed": null })),
@@ -214,6 +228,19 @@ fn return_data(record: &ReturnRecord, job: Option<&Job>) -> Value {
         "user": job.map(|job| job.user.as_str()),
         "interrupted": matches!(outcome.kind, OutcomeKind::Interrupted),
         "master": record.via,
+    })
+}
+
+/// Whose turn has come, and how far the job is now.
+fn batch_data(jid: JobId, ordinals: &RoaringBitmap, state: &State) -> Value {
+    let mut minions: Vec<MinionId> = ordinals.iter().filter_map(|ordinal| state.name_of(Ordinal(ordinal))).collect();
+    minions.sort();
+    let stands = state.batch_of(&jid);
+    json!({
+        "jid": jid,
+        "minions": minions,
+        "held": stands.map(|batch| batch.held),
+        "running": stands.map(|batch| batch.running),
     })
 }
 

@@ -131,6 +131,8 @@ impl Follower {
         }
         if held.done.is_some() {
             self.finish(revision);
+        } else {
+            self.handle_batch();
         }
         Ok(true)
     }
@@ -145,12 +147,15 @@ impl Follower {
                 Effect::Settled { jid, ordinal, progress } if *jid == self.jid => {
                     self.handle_settled(*ordinal, *progress);
                 }
+                Effect::Released { jid, .. } | Effect::JobStands { jid, .. } if *jid == self.jid => self.handle_batch(),
                 Effect::JobDone { jid } if *jid == self.jid => self.finish(entry.revision),
                 Effect::Returned { .. }
                 | Effect::Settled { .. }
                 | Effect::JobDone { .. }
                 | Effect::Key { .. }
                 | Effect::JobOpened { .. }
+                | Effect::Released { .. }
+                | Effect::JobStands { .. }
                 | Effect::JobAccepted { .. }
                 | Effect::Facts { .. }
                 | Effect::Mine { .. }
@@ -170,8 +175,12 @@ impl Follower {
 
     fn handle_settled(&mut self, ordinal: Ordinal, progress: Progress) {
         match progress {
-            Progress::Expired | Progress::Unreachable | Progress::Cancelled => {}
-            Progress::Waiting | Progress::Accepted => return,
+            Progress::Expired
+            | Progress::Unreachable
+            | Progress::Cancelled
+            | Progress::Skipped
+            | Progress::Killed => {}
+            Progress::Waiting | Progress::Accepted | Progress::Held => return,
             // Told with the return itself.
             Progress::Returned | Progress::Failed | Progress::Interrupted => return,
         }
@@ -181,6 +190,16 @@ impl Follower {
             let missing = missing(self.replica.state(), &self.presence, minion.clone(), progress, self.opened);
             self.queue.push_back(Telling::Event(JobEvent::Missing(missing)));
         }
+    }
+
+    /// Says how far a rolling job is. What waits to be told of that already is told newer: a reader that is slow hears the last.
+    fn handle_batch(&mut self) {
+        let Some(batch) = self.replica.state().batch_of(&self.jid) else { return };
+        if let Some(Telling::Event(JobEvent::Batch(last))) = self.queue.back_mut() {
+            *last = batch;
+            return;
+        }
+        self.queue.push_back(Telling::Event(JobEvent::Batch(batch)));
     }
 
     fn finish(&mut self, revision: Revision) {

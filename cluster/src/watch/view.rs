@@ -71,6 +71,7 @@ pub fn job_view(
         targeted: u32::try_from(held.expected.len()).unwrap_or(u32::MAX),
         returned: u32::try_from(returns.len()).unwrap_or(u32::MAX),
         done: held.done,
+        batch: held.batch,
         job: held.job,
     });
     let master = master_name(summary.1, directory.as_ref());
@@ -79,7 +80,7 @@ pub fn job_view(
 
 /// One job of a list, and the master that accepted it.
 pub fn summary(record: &JobSummaryRecord) -> (JobSummary, MasterId) {
-    let JobSummaryRecord { jid, job, opened, targeted, returned, done } = record;
+    let JobSummaryRecord { jid, job, opened, targeted, returned, done, batch } = record;
     let summary = JobSummary {
         jid: *jid,
         function: job.function.clone(),
@@ -91,6 +92,7 @@ pub fn summary(record: &JobSummaryRecord) -> (JobSummary, MasterId) {
         state: if done.is_some() { JobState::Done } else { JobState::Open },
         targeted: *targeted,
         returned: *returned,
+        batch: *batch,
     };
     (summary, job.master)
 }
@@ -119,6 +121,9 @@ pub fn reason(progress: Progress, whereabouts: &Whereabouts) -> String {
             Some(away) => format!("expired, {away}"),
         },
         Progress::Unreachable => "key not accepted".into(),
+        Progress::Held => "its turn has not come".into(),
+        Progress::Skipped => "skipped: failhard".into(),
+        Progress::Killed => "killed before it had accepted it".into(),
         Progress::Cancelled => "cancelled: the cluster was restored or recovered meanwhile".into(),
         Progress::Returned | Progress::Failed | Progress::Interrupted => "returned".into(),
     }
@@ -177,6 +182,8 @@ mod tests {
             (Progress::Expired, Connected, None, "expired"),
             (Progress::Expired, Disconnected, Some(since), "expired, disconnected since 2026-11-23T00:06:30.290128Z"),
             (Progress::Unreachable, Connected, None, "key not accepted"),
+            (Progress::Held, Disconnected, Some(since), "its turn has not come"),
+            (Progress::Skipped, Connected, None, "skipped: failhard"),
         ] {
             let whereabouts = Whereabouts { presence, master: None, since, version: None };
             assert_eq!(reason(progress, &whereabouts), expect);

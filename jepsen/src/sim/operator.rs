@@ -134,6 +134,8 @@ impl Operator {
             arguments: vec![argument],
             keywords: saltern_wire::Map::new(),
             ttl_ms: Some(ttl_ms),
+            batch: None,
+            subset: None,
         };
         let ask = Ask::Submit { submit: Box::new(submit), user: request.to_string(), request };
         let deed = Deed::Submit { request: request.to_string(), minions, jid: None };

@@ -17,6 +17,8 @@ pub fn job(kind: TargetKind, expression: &str, function: &str, arguments: &[Valu
         arguments: arguments.to_vec(),
         keywords: Map::new(),
         ttl_ms: None,
+        batch: None,
+        subset: None,
     }
 }
 

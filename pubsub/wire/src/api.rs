@@ -8,7 +8,8 @@
 //!   GET  /v1/jobs?limit=&before=&active= Answer<JobPage>
 //!   GET  /v1/jobs/{jid}                  Answer<JobView>
 //!   GET  /v1/jobs/{jid}/events           server-sent events: JobEvent, until every targeted minion is settled
-//!   POST /v1/jobs/{jid}/kill             Answer<Submitted>      (a saltutil.kill_job for those that still run it)
+//!   POST /v1/jobs/{jid}/{pause,resume}   Answer<BatchView>
+//!   POST /v1/jobs/{jid}/kill             Answer<Killed>         (nobody else gets it, and a saltutil.kill_job for those that may run it)
 //!   GET  /v1/mine?kind=&target=&function= Answer<Vec<MineEntry>>
 //!   GET  /v1/minions  /v1/minions/{id}   Answer<MinionList>, Answer<MinionView>
 //!   GET  /v1/cluster/status              Answer<ClusterStatus>
@@ -25,10 +26,12 @@
 //! the HTTP status of [`FailureCode::status`]. Writes take the header `saltern-request` (a [`crate::RequestId`]): a retry
 //! under the same id finds the first answer. Any request takes the header `saltern-deadline-ms`: for how long the client waits.
 
+mod hold;
 pub mod member;
 mod region;
 mod snapshot;
 
+pub use hold::Killed;
 pub use region::{Candidate, Forecast, Outlook, RoundTrip, TimingStatus};
 pub use snapshot::{BackupStatus, ExportKeys, ExportedKeys, Passphrase};
 
@@ -37,6 +40,7 @@ use crate::id::{ClusterId, JobId, MasterId, MinionId, Ordinal, Revision};
 use crate::job::Progress;
 use crate::key::KeyState;
 use crate::master::{Endpoints, MasterState};
+use crate::rolling::{Batch, BatchView};
 use crate::target::Target;
 use crate::time::LogicalTime;
 use crate::{Map, Value};
@@ -211,9 +215,15 @@ pub struct Submit {
     /// Keyword arguments.
     #[serde(default)]
     pub keywords: Map,
-    /// How long minions may accept it, in milliseconds; the setting `job_ttl_ms` if absent.
+    /// How long minions may accept it, in milliseconds; the setting `job_ttl_ms` if absent. In a batch, from their turn on.
     #[serde(default)]
     pub ttl_ms: Option<u64>,
+    /// How it goes to so many minions at a time; to all at once if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batch>,
+    /// For so many of those that the target matches, drawn at random; for all of them if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subset: Option<u32>,
 }
 
 /// A submitted job.
@@ -270,6 +280,9 @@ pub struct JobSummary {
     pub targeted: u32,
     /// How many have returned (a result, good or bad).
     pub returned: u32,
+    /// Where it stands, if it goes to so many minions at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchView>,
 }
 
 /// One minion's return.
@@ -295,7 +308,7 @@ pub struct ReturnView {
 pub struct Missing {
     /// Which minion.
     pub minion: MinionId,
-    /// Where it stands: waiting, accepted, expired or unreachable.
+    /// Where it stands: held, waiting, accepted, expired, unreachable, cancelled, skipped or killed.
     pub state: Progress,
     /// A sentence: `disconnected since …`, `delivered, still running`, `expired`, `key not accepted`, `its master is
     /// unreachable`.
@@ -332,6 +345,8 @@ pub enum JobEvent {
     },
     /// A minion will not return any more: expired, unreachable.
     Missing(Missing),
+    /// The turn of some minions has come, or the job was paused, resumed or ended: how it stands now.
+    Batch(BatchView),
     /// Every targeted minion is settled. Last event of the stream.
     Done {
         /// What the master had applied.

@@ -182,7 +182,7 @@ pub enum Recorded {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Progress {
-    /// Has not accepted it yet.
+    /// May accept it, and has not yet.
     Waiting,
     /// Has it on its disk, and runs it or is about to.
     Accepted,
@@ -198,6 +198,12 @@ pub enum Progress {
     Unreachable,
     /// The cluster was restored from a backup or recovered while it owed an answer: nobody offers it the job any more.
     Cancelled,
+    /// Its turn has not come: the job goes to so many minions at a time.
+    Held,
+    /// Its turn never came: another minion failed, and the job was to end there.
+    Skipped,
+    /// The job was ended before it had accepted it.
+    Killed,
 }
 
 /// One minion's recorded answer.

@@ -20,7 +20,7 @@ pub const LEVEL_FIRST: u32 = 1;
 /// The level with which masters have a role, and the state secret is changed when one of them leaves.
 pub const LEVEL_MEMBERSHIP: u32 = 2;
 
-/// The level with which a job goes to so many minions at a time, is paused, resumed and ended.
+/// The level with which a job goes to so many minions at a time ([`crate::rolling`]), is paused, resumed and ended.
 pub const LEVEL_FLEET: u32 = 3;
 
 /// The newest level that this build understands. It rises by one with the first change after a release that an older build

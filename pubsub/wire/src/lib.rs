@@ -5,6 +5,7 @@
 //!   target · job · key · mine · event     the nouns
 //!   master · session · fanout · api       the conversations: master⇄minion, master→all minions, master⇄operator
 //!   profile                               how far apart masters may be
+//!   rolling                               how a job goes to so many minions at a time
 //!   codec                                 {version, kind, body}: how all of them become bytes
 //!   crypto/{identity, handshake, seal}    who said it, and who may read it
 //!   archive                               a whole truth in one file: backups
@@ -39,6 +40,7 @@ pub mod limits;
 pub mod master;
 pub mod mine;
 pub mod profile;
+pub mod rolling;
 pub mod session;
 pub mod settings;
 pub mod slot;

@@ -1,19 +1,22 @@
 //! Jobs: open and accept, and the bookkeeping of who still owes an answer.
 //!
 //! ```text
-//!   waiting ── Accept ──▶ accepted ── Record ──▶ returned | failed | interrupted
-//!      │  └──────────────── Record ─────────────▶       ▲
-//!      ├── Tick after the TTL ──▶ expired ──── Record ──┤
-//!      └── key gone (also from accepted) ─▶ unreachable ┘
+//!   held ─▶ waiting ── Accept ──▶ accepted ── Record ──▶ returned | failed | interrupted
+//!             │  └──────────────── Record ─────────────▶       ▲
+//!             ├── Tick after the TTL ──▶ expired ──── Record ──┤
+//!             ├── key gone (also from accepted) ─▶ unreachable ┤
+//!             └── End ─▶ killed ──────────────────── Record ───┘
 //! ```
 //!
+//! Held is where the minions of a rolling job begin ([`super::rolling`]).
+//!
 //! **Invariant (P5).** A targeted minion is in exactly one of these: its row in the table of progress, or waiting if it has
-//! none; `Index::open` mirrors the two states in which it owes an answer.
+//! none (held, in a rolling job); `Index::open` mirrors the states in which it owes an answer.
 
-use super::{Stop, Tx};
+use super::{Stop, Tx, rolling};
 use crate::command::{Effect, Refused, Reply};
 use crate::error::StoreError;
-use crate::index::OpenJob;
+use crate::index::{OpenJob, Rolls};
 use crate::table::job::{self, EndRow, JobRow, ProgressRow};
 use crate::table::timeline::{self, Due};
 use crate::table::{master, meta};
@@ -22,11 +25,16 @@ use saltern_wire::crypto::Signed;
 use saltern_wire::job::{Job, Progress};
 use saltern_wire::level::LEVEL_MEMBERSHIP;
 use saltern_wire::limits::{FUNCTION_NAME_BYTES_MAX, JOB_BYTES_MAX};
+use saltern_wire::rolling::{Rolling, Stand};
 use saltern_wire::{JobId, MinionId, Ordinal};
 use std::sync::Arc;
 
-pub(super) fn open(tx: &mut Tx<'_>, job: &Signed<Job>) -> Result<Reply, Stop> {
+/// Opens a job for all of its minions, or for so many of them at a time.
+pub(super) fn open(tx: &mut Tx<'_>, job: &Signed<Job>, rolling: Option<Rolling>) -> Result<Reply, Stop> {
     let intent = check(tx, job)?;
+    if let Some(rolling) = &rolling {
+        rolling::check(rolling)?;
+    }
     let jid = intent.jid;
     let expected = &intent.targets & &tx.index.accepted;
     if expected.is_empty() {
@@ -39,7 +47,7 @@ pub(super) fn open(tx: &mut Tx<'_>, job: &Signed<Job>) -> Result<Reply, Stop> {
         ))
         .into());
     }
-    let row = JobRow { job: job.clone(), opened: tx.time, revision: tx.entry, expected };
+    let row = JobRow { job: job.clone(), opened: tx.time, revision: tx.entry, expected, rolling };
     job::put(&mut tx.over, jid, &row);
     let expires = intent.expires();
     timeline::put(&mut tx.over, Due::Acceptance, expires, &jid.to_bytes());
@@ -48,18 +56,26 @@ pub(super) fn open(tx: &mut Tx<'_>, job: &Signed<Job>) -> Result<Reply, Stop> {
         meta::put_bytes(&mut tx.over, meta::NEWEST_JOB, &jid.to_bytes());
     }
     let minions = names(tx, &row.expected);
+    let none = RoaringBitmap::new;
+    let rolls = rolling.map(|rolling| Box::new(Rolls::new(rolling, row.expected.len())));
+    let (waiting, held) = if rolls.is_some() { (none(), row.expected.clone()) } else { (row.expected.clone(), none()) };
     let open = OpenJob {
         opened: tx.time,
         expires,
-        waiting: row.expected.clone(),
+        waiting,
+        held,
         expected: row.expected,
-        accepted: RoaringBitmap::new(),
-        partial: RoaringBitmap::new(),
+        accepted: none(),
+        partial: none(),
         returned: 0,
+        stand: Stand::default(),
+        more: None,
+        rolls,
     };
     tx.index.open.insert(jid, open);
     tx.closed.remove(&jid);
     tx.effects.push(Effect::JobOpened { job: job.clone(), jid });
+    rolling::go_on(tx, jid)?;
     Ok(Reply::Opened { jid, minions })
 }
 
@@ -108,6 +124,7 @@ pub(super) fn accept(tx: &mut Tx<'_>, accepted: &[(JobId, Ordinal)]) -> Result<R
             continue;
         }
         open.accepted.insert(ordinal.0);
+        rolling::end_turn(&mut tx.over, open, *jid, *ordinal);
         let row = ProgressRow { progress: Progress::Accepted, since: tx.time };
         job::put_progress(&mut tx.over, *jid, *ordinal, row);
         changed.push((*jid, *ordinal));
@@ -132,8 +149,7 @@ pub(super) fn lose(tx: &mut Tx<'_>, ordinal: Ordinal) -> Result<(), StoreError> 
 /// Settles a minion that owes an answer without one.
 pub(super) fn settle(tx: &mut Tx<'_>, jid: JobId, ordinal: Ordinal, progress: Progress) -> Result<(), StoreError> {
     let Some(open) = tx.index.open.get_mut(&jid) else { return Ok(()) };
-    open.waiting.remove(ordinal.0);
-    open.accepted.remove(ordinal.0);
+    rolling::leave(&mut tx.over, open, jid, ordinal, tx.time);
     job::put_progress(&mut tx.over, jid, ordinal, ProgressRow { progress, since: tx.time });
     tx.effects.push(Effect::Settled { jid, ordinal, progress });
     Ok(())
@@ -143,9 +159,11 @@ pub(super) fn settle(tx: &mut Tx<'_>, jid: JobId, ordinal: Ordinal, progress: Pr
 pub(super) fn put_result(tx: &mut Tx<'_>, jid: JobId, ordinal: Ordinal, progress: Progress) -> Result<(), StoreError> {
     job::put_progress(&mut tx.over, jid, ordinal, ProgressRow { progress, since: tx.time });
     if let Some(open) = tx.index.open.get_mut(&jid) {
-        open.waiting.remove(ordinal.0);
-        open.accepted.remove(ordinal.0);
+        rolling::leave(&mut tx.over, open, jid, ordinal, tx.time);
         open.returned += 1;
+        if progress != Progress::Returned {
+            rolling::note_failure(tx, jid);
+        }
         return Ok(());
     }
     if let Some(end) = job::end(&tx.over, jid)? {
@@ -154,14 +172,16 @@ pub(super) fn put_result(tx: &mut Tx<'_>, jid: JobId, ordinal: Ordinal, progress
     Ok(())
 }
 
-/// Closes the job if everybody is settled.
+/// Somebody was settled: lets the next turns come, and closes the job if everybody is settled.
 pub(super) fn close_if_done(tx: &mut Tx<'_>, jid: JobId) -> Result<(), StoreError> {
+    rolling::go_on(tx, jid)?;
     if !tx.index.open.get(&jid).is_some_and(OpenJob::is_done) {
         return Ok(());
     }
     let Some(open) = tx.index.open.remove(&jid) else { return Ok(()) };
-    job::put_end(&mut tx.over, jid, EndRow { done: tx.time, returned: open.returned });
+    job::put_end(&mut tx.over, jid, EndRow { done: tx.time, returned: open.returned, ending: open.stand.ending });
     timeline::delete(&mut tx.over, Due::Acceptance, open.expires, &jid.to_bytes());
+    rolling::forget(&mut tx.over, &open, jid);
     timeline::put(&mut tx.over, Due::Retention, tx.time, &jid.to_bytes());
     tx.closed.insert(jid, Some(Arc::new(open.expected)));
     tx.effects.push(Effect::JobDone { jid });

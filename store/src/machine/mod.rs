@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Proposal ─▶ time = max(stamp, last + 1 µs) ─▶ known request id? ─▶ first answer, no effects
-//!                                               └▶ key · minion · job · record · mine · master · settings · secret · tick
+//!                                               └▶ key · minion · job · rolling · record · mine · master · settings · secret · tick
 //!                                                    └▶ Applied (the answer)  +  Vec<Effect> (hints)  +  rows in the overlay
 //! ```
 //!
@@ -24,6 +24,7 @@ mod patrol;
 mod record;
 mod refound;
 mod retention;
+mod rolling;
 mod secret;
 mod settings;
 mod tick;
@@ -139,7 +140,10 @@ fn carry_out(tx: &mut Tx<'_>, command: &Command) -> Result<Reply, Stop> {
         Command::Tick => tick::tick(tx),
         Command::Key(command) => key::apply(tx, command),
         Command::Minion(command) => minion::apply(tx, command),
-        Command::Job(JobCommand::Open { job }) => job::open(tx, job),
+        Command::Job(JobCommand::Open { job }) => job::open(tx, job, None),
+        Command::Job(JobCommand::Roll { job, rolling }) => job::open(tx, job, Some(*rolling)),
+        Command::Job(JobCommand::Pause { jid, paused, by }) => rolling::pause(tx, *jid, *paused, by),
+        Command::Job(JobCommand::End { jid, by }) => rolling::end(tx, *jid, by),
         Command::Job(JobCommand::Accept { accepted }) => job::accept(tx, accepted),
         Command::Job(JobCommand::Record { returns }) => record::record(tx, returns),
         Command::Job(JobCommand::Deliver { accepted, returns }) => {

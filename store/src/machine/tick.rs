@@ -2,7 +2,7 @@
 //!
 //! Only a tick ends anything, and each tick does a bounded piece of it: what is left over is still due at the next one.
 
-use super::{REQUEST_KEPT, Stop, Tx, job, key, master, orphan, patrol, retention};
+use super::{REQUEST_KEPT, Stop, Tx, job, key, master, orphan, patrol, retention, rolling};
 use crate::command::Reply;
 use crate::error::StoreError;
 use crate::index::Index;
@@ -17,6 +17,10 @@ use std::time::Duration;
 const DUE_PER_TICK_MAX: usize = 512;
 /// Request ids that one tick forgets: as many as the jobs that one tick forgets, and as cheap.
 const REQUESTS_PER_TICK_MAX: usize = 4096;
+/// Turns and rests of rolling jobs that one tick ends: each costs a row or two, and an effect.
+const PLACES_PER_TICK_MAX: usize = 4096;
+/// Jobs that one tick goes on with where another command stopped: each step is bounded by itself, and long.
+const STEPS_PER_TICK_MAX: usize = 2;
 /// The level from which on jobs go by buckets of time. Before it, one by one.
 const LEVEL_BUCKETS: u32 = 2;
 /// Minions that one tick settles as expired, over all jobs: each costs a row and an effect.
@@ -45,7 +49,18 @@ pub(super) fn tick(tx: &mut Tx<'_>) -> Result<Reply, Stop> {
 
 /// How many things of this kind one tick ends.
 fn due_max(index: &Index, kind: Due) -> usize {
-    if kind == Due::Request && index.level >= LEVEL_BUCKETS { REQUESTS_PER_TICK_MAX } else { DUE_PER_TICK_MAX }
+    match kind {
+        Due::Request if index.level >= LEVEL_BUCKETS => REQUESTS_PER_TICK_MAX,
+        Due::Turn | Due::Rest => PLACES_PER_TICK_MAX,
+        Due::More => STEPS_PER_TICK_MAX,
+        Due::PendingKey
+        | Due::DeniedKey
+        | Due::Acceptance
+        | Due::Retention
+        | Due::Request
+        | Due::Orphan
+        | Due::Token => DUE_PER_TICK_MAX,
+    }
 }
 
 /// How long after its time in the timeline something of this kind is due.
@@ -53,7 +68,7 @@ fn kept(index: &Index, kind: Due) -> Duration {
     let seconds = |seconds: u64| Duration::from_secs(seconds);
     match kind {
         Due::PendingKey | Due::DeniedKey => seconds(index.settings.pending_keys_seconds),
-        Due::Acceptance | Due::Token => Duration::ZERO,
+        Due::Acceptance | Due::Token | Due::Turn | Due::Rest | Due::More => Duration::ZERO,
         Due::Retention | Due::Orphan => seconds(index.settings.keep_jobs_seconds),
         Due::Request => REQUEST_KEPT,
     }
@@ -74,6 +89,9 @@ fn finish(tx: &mut Tx<'_>, kind: Due, time: LogicalTime, subject: &[u8]) -> Resu
         Due::Request => table::request::delete(&mut tx.over, subject),
         Due::Orphan => orphan::forget(tx, time, subject),
         Due::Token => master::forget_token(tx, time, subject),
+        Due::Turn => rolling::pass(tx, time, subject)?,
+        Due::Rest => rolling::rested(tx, time, subject)?,
+        Due::More => rolling::more(tx, subject)?,
     }
     Ok(())
 }
@@ -85,8 +103,9 @@ fn expire(tx: &mut Tx<'_>, expires: LogicalTime, subject: &[u8], budget: usize) 
         timeline::delete(&mut tx.over, Due::Acceptance, expires, subject);
         return Ok(0);
     };
-    let late: Vec<u32> = open.waiting.iter().take(budget).collect();
-    let all = late.len() as u64 == open.waiting.len();
+    let owing = &open.waiting | &open.held;
+    let late: Vec<u32> = owing.iter().take(budget).collect();
+    let all = late.len() as u64 == owing.len();
     for ordinal in &late {
         job::settle(tx, jid, Ordinal(*ordinal), Progress::Expired)?;
     }
@@ -98,8 +117,7 @@ fn expire(tx: &mut Tx<'_>, expires: LogicalTime, subject: &[u8], budget: usize) 
 }
 
 pub(super) fn jid(subject: &[u8]) -> Result<JobId, StoreError> {
-    let digits = subject.try_into().map_err(|_| table::bad_key(crate::kv::Table::Timeline))?;
-    JobId::from_bytes(digits).map_err(|error| StoreError::corrupt("the timeline", error))
+    table::job::parse_jid(subject)
 }
 
 /// When the next tick would end something; `None` if nothing ends by itself.

@@ -40,7 +40,7 @@ pub(crate) fn check(table: Table, row_key: &[u8], row: &[u8]) -> Result<(), Stor
             let job = found.job.peek().map_err(|error| StoreError::corrupt(format!("the job {jid}"), error))?;
             same_key(table, row_key, &key(&[&job.jid.to_bytes()]))
         }
-        Table::OpenJobs => job::jid_of(table, row_key).and_then(|_| empty(table, row)),
+        Table::OpenJobs => job::jid_of(table, row_key).and_then(|_| job::parse_stand(row).map(drop)),
         Table::JobEnds => sized::<EndRow>(table, about, JID, row),
         Table::Progress => length(table, about, JID + ORDINAL).and_then(|()| job::parse_progress(row).map(drop)),
         Table::Returns => sized::<ReturnRow>(table, about, JID + ORDINAL, row),

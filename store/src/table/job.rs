@@ -7,6 +7,7 @@ use roaring::RoaringBitmap;
 use saltern_wire::codec::Encoded;
 use saltern_wire::crypto::Signed;
 use saltern_wire::job::{Job, Progress};
+use saltern_wire::rolling::{Ending, Rolling, Stand};
 use saltern_wire::{JobId, LogicalTime, Ordinal};
 use serde::{Deserialize, Serialize};
 
@@ -25,10 +26,24 @@ pub(crate) struct JobRow {
     /// Who has to answer.
     #[serde(with = "saltern_wire::job::bitmap")]
     pub(crate) expected: RoaringBitmap,
+    /// How it goes round, if not to all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rolling: Option<Rolling>,
 }
 
 impl Encoded for JobRow {
     const KIND: u8 = 63;
+}
+
+/// What was decided about an open job since it was opened. No row of its own: it stands beside the jid in the table of open
+/// jobs, and nothing stands there while nothing was decided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StandRow {
+    pub(crate) stand: Stand,
+}
+
+impl Encoded for StandRow {
+    const KIND: u8 = 67;
 }
 
 /// A job that nobody owes an answer for any more.
@@ -37,6 +52,9 @@ pub(crate) struct EndRow {
     pub(crate) done: LogicalTime,
     /// Minions with a result; late ones are added.
     pub(crate) returned: u32,
+    /// What ended it for those who had not accepted it, if anything did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ending: Option<Ending>,
 }
 
 impl Encoded for EndRow {
@@ -75,6 +93,17 @@ pub(crate) fn put(over: &mut Overlay, jid: JobId, row: &JobRow) {
     over.put(Table::OpenJobs, key(jid), []);
 }
 
+/// Notes what was decided about an open job.
+pub(crate) fn put_stand(over: &mut Overlay, jid: JobId, stand: Stand) {
+    let row = if stand == Stand::default() { Vec::new() } else { saltern_wire::encode(&StandRow { stand }) };
+    over.put(Table::OpenJobs, key(jid), row);
+}
+
+/// What was decided about an open job, from its row.
+pub(crate) fn parse_stand(row: &[u8]) -> Result<Stand, StoreError> {
+    if row.is_empty() { Ok(Stand::default()) } else { Ok(super::decode::<StandRow>(Table::OpenJobs, row)?.stand) }
+}
+
 /// Jobs below `before`, newest first.
 pub(crate) fn newest(
     read: &impl Read,
@@ -89,10 +118,10 @@ pub(crate) fn newest(
     rows.iter().map(|(key, row)| Ok((jid_of(Table::Jobs, key)?, super::decode(Table::Jobs, row)?))).collect()
 }
 
-/// Jids of open jobs, in order.
-pub(crate) fn open(read: &impl Read) -> Result<Vec<JobId>, StoreError> {
+/// Open jobs in order, with what was decided about them.
+pub(crate) fn open(read: &impl Read) -> Result<Vec<(JobId, Stand)>, StoreError> {
     let rows = read.scan(Table::OpenJobs, &Span::all(), Direction::Forward, usize::MAX)?;
-    rows.iter().map(|(key, _)| jid_of(Table::OpenJobs, key)).collect()
+    rows.iter().map(|(key, row)| Ok((jid_of(Table::OpenJobs, key)?, parse_stand(row)?))).collect()
 }
 
 pub(crate) fn end(read: &impl Read, jid: JobId) -> Result<Option<EndRow>, StoreError> {
@@ -126,6 +155,24 @@ pub(crate) fn purge(over: &mut Overlay, jid: JobId) {
     }
 }
 
+/// A minion's place in a job, in the timeline.
+pub(crate) fn place_subject(jid: JobId, ordinal: Ordinal) -> Vec<u8> {
+    [jid.to_bytes().as_slice(), &ordinal.0.to_be_bytes()].concat()
+}
+
+/// The jid that is the whole subject of a row of the timeline.
+pub(crate) fn parse_jid(subject: &[u8]) -> Result<JobId, StoreError> {
+    let digits = subject.try_into().map_err(|_| super::bad_key(Table::Timeline))?;
+    JobId::from_bytes(digits).map_err(|error| StoreError::corrupt("the timeline", error))
+}
+
+/// The inverse of [`place_subject`].
+pub(crate) fn parse_place(subject: &[u8]) -> Result<(JobId, Ordinal), StoreError> {
+    let wrong = || super::bad_key(Table::Timeline);
+    let (digits, number) = subject.split_first_chunk::<16>().ok_or_else(wrong)?;
+    Ok((parse_jid(digits)?, Ordinal(u32::from_be_bytes(number.try_into().map_err(|_| wrong())?))))
+}
+
 pub(crate) fn put_progress(over: &mut Overlay, jid: JobId, ordinal: Ordinal, row: ProgressRow) {
     let mut value = vec![1, code(row.progress)];
     value.extend_from_slice(&row.since.unix_micros().to_be_bytes());
@@ -137,7 +184,7 @@ pub(crate) fn progress(read: &impl Read, jid: JobId, ordinal: Ordinal) -> Result
     row.map(|row| parse_progress(&row)).transpose()
 }
 
-/// Every minion of the job that is not waiting, by ordinal.
+/// Every minion of the job that has a row, by ordinal. The others wait, or are held if the job is a rolling one.
 pub(crate) fn progress_of(read: &impl Read, jid: JobId) -> Result<Vec<(Ordinal, ProgressRow)>, StoreError> {
     let rows = read.scan(Table::Progress, &Span::prefix(key(jid)), Direction::Forward, usize::MAX)?;
     rows.iter().map(|(key, row)| Ok((ordinal_of(Table::Progress, key)?, parse_progress(row)?))).collect()
@@ -151,7 +198,7 @@ pub(crate) fn parse_progress(row: &[u8]) -> Result<ProgressRow, StoreError> {
     Ok(ProgressRow { progress, since: LogicalTime::from_unix_micros(since) })
 }
 
-/// Persisted: append only. Waiting is never written, it is the absence of a row.
+/// Persisted: append only. The absence of a row is waiting, and held in a rolling job; there, waiting is written.
 fn code(progress: Progress) -> u8 {
     match progress {
         Progress::Waiting => 0,
@@ -162,6 +209,9 @@ fn code(progress: Progress) -> u8 {
         Progress::Expired => 5,
         Progress::Unreachable => 6,
         Progress::Cancelled => 7,
+        Progress::Held => 8,
+        Progress::Skipped => 9,
+        Progress::Killed => 10,
     }
 }
 
@@ -175,6 +225,9 @@ fn decode_progress(code: u8) -> Option<Progress> {
         5 => Progress::Expired,
         6 => Progress::Unreachable,
         7 => Progress::Cancelled,
+        8 => Progress::Held,
+        9 => Progress::Skipped,
+        10 => Progress::Killed,
         _ => return None,
     })
 }
@@ -185,11 +238,15 @@ mod tests {
 
     #[test]
     fn progress_codes_are_frozen() {
-        use Progress::{Accepted, Cancelled, Expired, Failed, Interrupted, Returned, Unreachable, Waiting};
-        let frozen = [Waiting, Accepted, Returned, Failed, Interrupted, Expired, Unreachable, Cancelled];
+        use Progress::{
+            Accepted, Cancelled, Expired, Failed, Held, Interrupted, Killed, Returned, Skipped, Unreachable, Waiting,
+        };
+        let frozen = [
+            Waiting, Accepted, Returned, Failed, Interrupted, Expired, Unreachable, Cancelled, Held, Skipped, Killed,
+        ];
         for (number, progress) in (0u8..).zip(frozen) {
             assert_eq!((code(progress), decode_progress(number)), (number, Some(progress)));
         }
-        assert_eq!(decode_progress(8), None);
+        assert_eq!(decode_progress(11), None);
     }
 }

@@ -23,14 +23,23 @@ pub(crate) enum Due {
     Orphan,
     /// The end of a join token. Subject: its hash.
     Token,
+    /// The end of acceptance of one minion of a rolling job. Subject: see [`super::job::place_subject`].
+    Turn,
+    /// The end of the rest behind a turn of a rolling job. Subject: the same.
+    Rest,
+    /// An open job with which one command did not come to an end. Subject: the jid.
+    More,
 }
 
 impl Due {
     /// Every kind, in the order in which a tick looks at them.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::PendingKey,
         Self::DeniedKey,
         Self::Acceptance,
+        Self::Turn,
+        Self::Rest,
+        Self::More,
         Self::Retention,
         Self::Request,
         Self::Orphan,
@@ -46,6 +55,9 @@ impl Due {
             Self::Request => 5,
             Self::Orphan => 6,
             Self::Token => 7,
+            Self::Turn => 8,
+            Self::Rest => 9,
+            Self::More => 10,
         }
     }
 }
@@ -71,6 +83,11 @@ pub(crate) fn span_of_retention() -> Span {
 pub(crate) fn delete_upto(over: &mut Overlay, due: Due, time: LogicalTime, subject: &[u8]) {
     let last = key(due, time, subject);
     over.delete_range(Table::Timeline, Span::between(super::key(&[&[due.code()]]), [last.as_slice(), &[0]].concat()));
+}
+
+/// Everything of a kind, in order of its time.
+pub(crate) fn all(read: &impl Read, due: Due) -> Result<Vec<(LogicalTime, Vec<u8>)>, StoreError> {
+    first(read, due, usize::MAX)
 }
 
 /// The first `limit` things of a kind, in order of their time: time and subject.

@@ -5,9 +5,11 @@ use crate::index::Index;
 use crate::kv::{Kv, Table};
 use crate::state::State;
 use crate::table::{job, returns};
+use crate::view::rolling;
 use roaring::RoaringBitmap;
 use saltern_wire::crypto::Signed;
 use saltern_wire::job::{Job, Progress, ReturnRecord};
+use saltern_wire::rolling::BatchView;
 use saltern_wire::{JobId, LogicalTime, MasterId, MinionId, Ordinal, Revision};
 use std::sync::Arc;
 
@@ -35,6 +37,8 @@ pub struct JobRecord {
     pub answered: RoaringBitmap,
     /// When the last of them was settled; `None` while somebody owes an answer.
     pub done: Option<LogicalTime>,
+    /// Where it stands, if it goes to so many of them at a time.
+    pub batch: Option<BatchView>,
 }
 
 /// One job in a list.
@@ -52,6 +56,8 @@ pub struct JobSummary {
     pub returned: u32,
     /// When the last of them was settled; `None` while somebody owes an answer.
     pub done: Option<LogicalTime>,
+    /// Where it stands, if it goes to so many of them at a time.
+    pub batch: Option<BatchView>,
 }
 
 /// A job that one minion owes an answer for.
@@ -96,9 +102,16 @@ impl State {
                 match row.progress {
                     Progress::Accepted => accepted.insert(ordinal.0),
                     Progress::Returned | Progress::Failed | Progress::Interrupted => answered.insert(ordinal.0),
-                    Progress::Waiting | Progress::Expired | Progress::Unreachable | Progress::Cancelled => false,
+                    Progress::Waiting
+                    | Progress::Expired
+                    | Progress::Unreachable
+                    | Progress::Cancelled
+                    | Progress::Held
+                    | Progress::Skipped
+                    | Progress::Killed => false,
                 };
             }
+            let batch = rolling::stands(&live.kv, &live.index, *jid, &row)?;
             Ok(Some(JobRecord {
                 jid: *jid,
                 job: peek(*jid, &row.job)?,
@@ -109,6 +122,7 @@ impl State {
                 accepted,
                 answered,
                 done: job::end(&live.kv, *jid)?.map(|end| end.done),
+                batch,
             }))
         })
     }
@@ -125,7 +139,7 @@ impl State {
             let mut settled = job::progress_of(&live.kv, *jid)?.into_iter().peekable();
             let stand = |number| {
                 let found = settled.next_if(|(ordinal, _)| ordinal.0 == number);
-                let progress = found.map_or(Progress::Waiting, |(_, row)| row.progress);
+                let progress = found.map_or(untouched(&row), |(_, row)| row.progress);
                 Some((Ordinal(number), live.index.names.get(&Ordinal(number))?.clone(), progress))
             };
             Ok(row.expected.iter().filter_map(stand).collect())
@@ -139,7 +153,7 @@ impl State {
                 return Ok(Some((row.progress, row.since)));
             }
             let row = job::get(&live.kv, *jid)?.filter(|row| row.expected.contains(ordinal.0));
-            Ok(row.map(|row| (Progress::Waiting, row.opened)))
+            Ok(row.map(|row| (untouched(&row), row.opened)))
         })
     }
 
@@ -214,10 +228,11 @@ impl State {
         self.live().index.open.keys().copied().collect()
     }
 
-    /// What one minion owes an answer for, oldest first. Looks at every open job, in memory: one bit each.
+    /// What one minion owes an answer for, oldest first, but for jobs in which its turn has not come. Looks at every open job, in memory: one bit each.
     pub fn open_jobs_for(&self, ordinal: Ordinal) -> Vec<Owed> {
         let live = self.live();
-        let owed = live.index.open.iter().filter(|(_, open)| open.is_owed_by(ordinal));
+        let owed = live.index.open.iter();
+        let owed = owed.filter(|(_, open)| open.is_owed_by(ordinal) && !open.held.contains(ordinal.0));
         let owed = owed.map(|(jid, open)| Owed {
             jid: *jid,
             accepted: open.accepted.contains(ordinal.0),
@@ -227,7 +242,7 @@ impl State {
         owed.collect()
     }
 
-    /// Who has not accepted an open job yet, for the sweep that offers it again; `None` if the job is not open.
+    /// Who may accept an open job and has not yet, for the sweep that offers it again; `None` if the job is not open.
     pub fn waiting_for(&self, jid: &JobId) -> Option<RoaringBitmap> {
         self.live().index.open.get(jid).map(|open| open.waiting.clone())
     }
@@ -254,6 +269,11 @@ fn record(
     returns::record(kv, jid, ordinal, minion, row)
 }
 
+/// Where a minion without a row stands.
+fn untouched(row: &job::JobRow) -> Progress {
+    if row.rolling.is_some() { Progress::Held } else { Progress::Waiting }
+}
+
 fn summary(kv: &Arc<dyn Kv>, index: &Index, jid: JobId, row: job::JobRow) -> Result<JobSummary, StoreError> {
     let (returned, done) = match index.open.get(&jid) {
         Some(open) => (open.returned, None),
@@ -263,5 +283,6 @@ fn summary(kv: &Arc<dyn Kv>, index: &Index, jid: JobId, row: job::JobRow) -> Res
         },
     };
     let targeted = u32::try_from(row.expected.len()).unwrap_or(u32::MAX);
-    Ok(JobSummary { jid, job: peek(jid, &row.job)?, opened: row.opened, targeted, returned, done })
+    let batch = rolling::stands(kv, index, jid, &row)?;
+    Ok(JobSummary { jid, job: peek(jid, &row.job)?, opened: row.opened, targeted, returned, done, batch })
 }

@@ -8,10 +8,12 @@ mod cluster;
 mod jobs;
 mod keys;
 mod minions;
+mod rolling;
 
 pub use cluster::{CertificateAuthority, Counts, JoinedMaster, Secrets};
 pub use jobs::{JobRecord, JobSummary, OrphanPart, Owed};
 pub use minions::FactsRecord;
+pub use rolling::Offers;
 
 use crate::state::State;
 use saltern_wire::Revision;

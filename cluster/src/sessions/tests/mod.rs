@@ -201,6 +201,8 @@ pub(super) fn submission(target: &str, ttl_ms: Option<u64>) -> Submit {
         arguments: Vec::new(),
         keywords: saltern_wire::Map::new(),
         ttl_ms,
+        batch: None,
+        subset: None,
     }
 }
 

@@ -74,6 +74,8 @@ fn of(function: &str, argument: String, minions: &BTreeSet<String>) -> Submit {
         arguments: vec![Value::String(argument)],
         keywords: Map::new(),
         ttl_ms: Some(TTL_MS),
+        batch: None,
+        subset: None,
     }
 }
 
