@@ -130,7 +130,8 @@ impl Jobs {
         }
         let ttl_ms = submit.ttl_ms.unwrap_or_else(|| state.settings().job_ttl_ms);
         let rolling = submit.batch.map(|batch| rolling::rolling(batch, ttl_ms));
-        let targets = submit.subset.map_or_else(|| targets.clone(), |number| rolling::subset(&targets, number, request));
+        let targets =
+            submit.subset.map_or_else(|| targets.clone(), |number| rolling::subset(&targets, number, request));
         let Some(directory) = state.directory().and_then(|signed| signed.peek().ok()) else {
             return Err(Failure::new(FailureCode::NoQuorum, "this master has not caught up with its cluster yet"));
         };

@@ -16,9 +16,10 @@ pub(super) fn check(submit: &Submit) -> Result<(), Failure> {
     }
     match submit.batch {
         Some(batch) if !batch.size.is_valid() => refuse(format!("{:?} is no size of a batch", batch.size)),
-        Some(batch) if batch.wait_ms > WAIT_MS_MAX => {
-            refuse(format!("a rest of {} ms between turns is too long, the limit is {WAIT_MS_MAX} (a day)", batch.wait_ms))
-        }
+        Some(batch) if batch.wait_ms > WAIT_MS_MAX => refuse(format!(
+            "a rest of {} ms between turns is too long, the limit is {WAIT_MS_MAX} (a day)",
+            batch.wait_ms
+        )),
         Some(_) | None => Ok(()),
     }
 }
@@ -30,7 +31,8 @@ pub(super) fn rolling(batch: Batch, ttl_ms: u64) -> Rolling {
 
 /// So many of `targets`, as `request` draws them; all of them if they are no more.
 pub(super) fn subset(targets: &RoaringBitmap, number: u32, request: RequestId) -> RoaringBitmap {
-    let lot = |ordinal: u32| *blake3::hash(&[request.as_bytes().as_slice(), &ordinal.to_be_bytes()].concat()).as_bytes();
+    let lot =
+        |ordinal: u32| *blake3::hash(&[request.as_bytes().as_slice(), &ordinal.to_be_bytes()].concat()).as_bytes();
     let mut lots: Vec<_> = targets.iter().map(|ordinal| (lot(ordinal), ordinal)).collect();
     lots.sort_unstable();
     lots.into_iter().take(usize::try_from(number).unwrap_or(usize::MAX)).map(|(_, ordinal)| ordinal).collect()

@@ -175,11 +175,7 @@ impl Follower {
 
     fn handle_settled(&mut self, ordinal: Ordinal, progress: Progress) {
         match progress {
-            Progress::Expired
-            | Progress::Unreachable
-            | Progress::Cancelled
-            | Progress::Skipped
-            | Progress::Killed => {}
+            Progress::Expired | Progress::Unreachable | Progress::Cancelled | Progress::Skipped | Progress::Killed => {}
             Progress::Waiting | Progress::Accepted | Progress::Held => return,
             // Told with the return itself.
             Progress::Returned | Progress::Failed | Progress::Interrupted => return,

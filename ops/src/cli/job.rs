@@ -1,12 +1,12 @@
-//! `saltern job list|active|show|why|kill`.
+//! `saltern job list|active|show|why|pause|resume|kill`.
 
 use super::target::shown as target_shown;
-use super::{CliError, EXIT_NO_MATCH, Session};
+use super::{CliError, EXIT_NO_MATCH, Session, batch};
 use crate::client::query;
 use crate::output::style::{self, KEY};
 use crate::output::table::Table;
 use crate::output::{Page, document, nested};
-use saltern_wire::api::{JobPage, JobState, JobSummary, JobView, Missing, Submitted};
+use saltern_wire::api::{JobPage, JobState, JobSummary, JobView, Killed, Missing};
 use saltern_wire::job::Progress;
 use saltern_wire::{JobId, LogicalTime, Map, MinionId, Value};
 use serde_json::json;
@@ -41,7 +41,19 @@ pub enum JobCommand {
         /// Only this minion
         minion: Option<MinionId>,
     },
-    /// Stop a job on the minions that still run it
+    /// Let nobody's turn come in a job that was started with --batch; who has it goes on
+    #[command(after_help = "Example:\n  saltern job pause 20261123000630290107")]
+    Pause {
+        /// The job
+        jid: JobId,
+    },
+    /// Let turns come again in a job that was paused
+    #[command(after_help = "Example:\n  saltern job resume 20261123000630290107")]
+    Resume {
+        /// The job
+        jid: JobId,
+    },
+    /// Give a job to nobody else, and ask the minions that may run it to stop
     #[command(after_help = "Example:\n  saltern job kill 20261123000630290107")]
     Kill {
         /// The job
@@ -68,10 +80,12 @@ pub async fn run(command: JobCommand, session: &mut Session) -> Result<u8, CliEr
         JobCommand::Why { jid, minion } => why(jid, minion, session).await,
         JobCommand::Kill { jid } => {
             let answer = session.client.post(&format!("/v1/jobs/{jid}/kill"), &json!({})).await?;
-            let submitted: Submitted = session.fresh(answer)?;
-            session.screen.show(&Killing { jid, submitted })?;
+            let killed: Killed = session.fresh(answer)?;
+            session.screen.show(&Killing(killed))?;
             Ok(0)
         }
+        JobCommand::Pause { jid } => batch::hold(jid, "pause", session).await,
+        JobCommand::Resume { jid } => batch::hold(jid, "resume", session).await,
     }
 }
 
@@ -142,10 +156,14 @@ fn headings(job: &JobSummary) -> Map {
         "Target-type": job.target.kind.as_str(),
         "User": job.user,
     });
-    if let Value::Object(map) = entries { map } else { Map::new() }
+    let mut headings = if let Value::Object(map) = entries { map } else { Map::new() };
+    if let Some(stands) = &job.batch {
+        headings.insert("Batch".into(), batch::line(stands).into());
+    }
+    headings
 }
 
-fn state_word(state: JobState) -> &'static str {
+pub(super) fn state_word(state: JobState) -> &'static str {
     match state {
         JobState::Open => "open",
         JobState::Done => "done",
@@ -162,6 +180,9 @@ fn progress_word(progress: Progress) -> &'static str {
         Progress::Expired => "expired",
         Progress::Unreachable => "unreachable",
         Progress::Cancelled => "cancelled",
+        Progress::Held => "held",
+        Progress::Skipped => "skipped",
+        Progress::Killed => "killed",
     }
 }
 
@@ -189,7 +210,7 @@ impl Page for Listed {
                 job.jid.to_string(),
                 job.function.clone(),
                 job.target.to_string(),
-                state_word(job.state).into(),
+                batch::state(job).into(),
                 format!("{}/{}", job.returned, job.targeted),
                 job.user.clone(),
             ]);
@@ -287,31 +308,40 @@ impl Page for Why {
     }
 }
 
-/// The job that stops another.
-struct Killing {
-    jid: JobId,
-    submitted: Submitted,
-}
+/// What ending a job came to.
+struct Killing(Killed);
 
 impl Page for Killing {
     fn document(&self) -> Value {
-        json!({"killed": self.jid, "jid": self.submitted.jid, "targeted": self.submitted.targeted})
+        json!({
+            "killed": self.0.killed, "spared": self.0.spared, "jid": self.0.jid, "targeted": self.0.targeted,
+        })
     }
 
     fn nested(&self) -> String {
-        let count = self.submitted.targeted.len();
-        let minions = if count == 1 { "minion" } else { "minions" };
-        format!(
-            "Asked {count} {minions} to stop {}. Whether they did: saltern job show {}\n",
-            style::paint(KEY, &self.jid.to_string()),
-            self.submitted.jid
-        )
+        let Killed { killed, spared, jid, targeted } = &self.0;
+        let minions = |count: usize| format!("{count} {}", if count == 1 { "minion" } else { "minions" });
+        let shown = style::paint(KEY, &killed.to_string());
+        let mut text = String::new();
+        if *spared > 0 {
+            let spared = minions(usize::try_from(*spared).unwrap_or(usize::MAX));
+            text.push_str(&format!("{spared} that had not accepted {shown} will not be given it.\n"));
+        }
+        match jid {
+            Some(jid) => text.push_str(&format!(
+                "Asked {} to stop {shown}. Whether they did: saltern job show {jid}\n",
+                minions(targeted.len())
+            )),
+            None => text.push_str("Nobody runs it.\n"),
+        }
+        text
     }
 
     fn table(&self) -> Table {
-        let mut table = Table::new(&["KILLED", "JID", "TARGETED"]);
-        let Submitted { jid, targeted } = &self.submitted;
-        table.row([self.jid.to_string(), jid.to_string(), targeted.len().to_string()]);
+        let mut table = Table::new(&["KILLED", "SPARED", "JID", "TARGETED"]);
+        let Killed { killed, spared, jid, targeted } = &self.0;
+        let jid = jid.map(|jid| jid.to_string()).unwrap_or_default();
+        table.row([killed.to_string(), spared.to_string(), jid, targeted.len().to_string()]);
         table
     }
 }
@@ -334,6 +364,7 @@ mod tests {
             state: JobState::Open,
             targeted: 2,
             returned: 1,
+            batch: None,
         }
     }
 

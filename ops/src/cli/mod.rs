@@ -12,6 +12,7 @@
 //! "nothing matched").
 
 mod arguments;
+mod batch;
 mod cluster;
 mod config;
 mod duration;

@@ -10,11 +10,12 @@
 use super::duration::{milliseconds, parse as parse_duration};
 use super::tally::{Step, Tally};
 use super::target::TargetOptions;
-use super::{CliError, EXIT_INTERRUPTED, EXIT_NO_MATCH, Session, arguments};
+use super::{CliError, EXIT_INTERRUPTED, EXIT_NO_MATCH, Session, arguments, batch};
 use crate::output::table::Table;
 use crate::output::{Format, Page, ndjson, nested};
 use saltern_wire::api::{FailureCode, JobEvent, JobView, Missing, Submit, Submitted};
 use saltern_wire::job::Progress;
+use saltern_wire::rolling::{Batch, BatchSize};
 use saltern_wire::{MinionId, Value};
 use serde_json::json;
 use std::pin::Pin;
@@ -40,6 +41,7 @@ Examples:
   saltern run -L web-a,web-b cmd.run 'systemctl restart nginx' timeout=30
   saltern run -C 'G@os:Debian and not db-*' status.uptime -o table
   saltern run 'laptop-*' --queue 7d cmd.run 'apt-get -y upgrade'
+  saltern run 'web-*' -b 10% --failhard cmd.run 'systemctl restart nginx'
 
 Exit codes: 0 everybody returned, 1 somebody failed, 2 nothing matched, 3 somebody did not return"
 )]
@@ -65,6 +67,18 @@ pub struct RunArguments {
     /// Keep the job for minions that are away: the same as --ttl, for spans like 7d
     #[arg(long, value_name = "SPAN", value_parser = parse_duration, conflicts_with = "ttl")]
     queue: Option<Duration>,
+    /// Give it to so many minions at a time: a number, or a part of them such as 10%. Goes on without this terminal
+    #[arg(short, long, value_name = "N|N%", visible_alias = "batch-size")]
+    batch: Option<BatchSize>,
+    /// Leave a minion's place in the batch empty for so long after it returned: 5, 90s, 5m
+    #[arg(long, value_name = "SPAN", value_parser = parse_duration, requires = "batch")]
+    batch_wait: Option<Duration>,
+    /// End a batch at the first minion that fails; those that are away do not count
+    #[arg(long, requires = "batch")]
+    failhard: bool,
+    /// Run it on so many of the targeted minions, drawn at random
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    subset: Option<u32>,
     /// Print all returns together at the end
     #[arg(short, long = "static")]
     at_end: bool,
@@ -90,6 +104,12 @@ impl RunArguments {
             arguments: arguments.positional,
             keywords: arguments.keywords,
             ttl_ms: self.ttl.or(self.queue).map(milliseconds),
+            batch: self.batch.map(|size| Batch {
+                size,
+                wait_ms: self.batch_wait.map_or(0, milliseconds),
+                failhard: self.failhard,
+            }),
+            subset: self.subset,
         })
     }
 }
@@ -198,8 +218,19 @@ fn take(
 ) -> Result<bool, CliError> {
     match tally.handle_event(event) {
         Step::Returned(minion) => {
-            *quiet = Box::pin(sleep(patience));
+            if !tally.has_turns_to_come() {
+                *quiet = Box::pin(sleep(patience));
+            }
             show_return(&minion, arguments, tally, session)?;
+            Ok(false)
+        }
+        Step::Batch(batch) => {
+            // While turns are to come, or a minion has one, the next return may be a turn away: Ctrl-C leaves, the job goes on.
+            let goes_on = batch.held > 0 && !batch.stand.paused;
+            *quiet = Box::pin(sleep(if goes_on { Duration::from_secs(TIMEOUT_S_MAX) } else { patience }));
+            if arguments.verbose {
+                session.screen.note(&batch::line(&batch))?;
+            }
             Ok(false)
         }
         Step::GivenUp(_) | Step::Nothing => Ok(false),
@@ -310,13 +341,15 @@ fn report(arguments: &RunArguments, tally: &Tally, session: &mut Session) -> Res
 /// Whether a result may still come.
 fn may_return(missing: &Missing) -> bool {
     match missing.state {
-        Progress::Waiting | Progress::Accepted => true,
+        Progress::Waiting | Progress::Accepted | Progress::Held => true,
         Progress::Returned
         | Progress::Failed
         | Progress::Interrupted
         | Progress::Expired
         | Progress::Unreachable
-        | Progress::Cancelled => false,
+        | Progress::Cancelled
+        | Progress::Skipped
+        | Progress::Killed => false,
     }
 }
 

@@ -6,6 +6,7 @@
 use super::EXIT_MISSING;
 use saltern_wire::api::{JobEvent, JobView, Missing, ReturnView, Submitted};
 use saltern_wire::job::Progress;
+use saltern_wire::rolling::BatchView;
 use saltern_wire::{JobId, MinionId, Value};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +21,14 @@ pub struct Tally {
     targeted: BTreeSet<MinionId>,
     returns: BTreeMap<MinionId, ReturnView>,
     missing: BTreeMap<MinionId, Missing>,
+    batch: Option<BatchView>,
 }
 
 /// What an event meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// A batch went on, or was paused, resumed or ended.
+    Batch(BatchView),
     /// A minion returned for the first time.
     Returned(MinionId),
     /// A minion will not return.
@@ -39,7 +43,7 @@ impl Tally {
     /// A job of which nothing is known but for whom it is.
     pub fn new(function: String, submitted: Submitted) -> Self {
         let targeted = submitted.targeted.into_iter().collect();
-        Self { jid: submitted.jid, function, targeted, returns: BTreeMap::new(), missing: BTreeMap::new() }
+        Self { jid: submitted.jid, function, targeted, returns: BTreeMap::new(), missing: BTreeMap::new(), batch: None }
     }
 
     /// Takes in one event.
@@ -52,8 +56,17 @@ impl Tally {
                 Step::GivenUp(minion)
             }
             JobEvent::Missing(_) => Step::Nothing,
+            JobEvent::Batch(batch) => {
+                self.batch = Some(batch);
+                Step::Batch(batch)
+            }
             JobEvent::Done { .. } => Step::Done,
         }
+    }
+
+    /// Whether the turn of some minions is still to come, as far as is known.
+    pub fn has_turns_to_come(&self) -> bool {
+        self.batch.is_some_and(|batch| batch.held > 0 && !batch.stand.paused)
     }
 
     /// Takes in the whole job; gives the minions whose returns are new, sorted.

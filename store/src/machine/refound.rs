@@ -68,7 +68,8 @@ pub(crate) fn fresh_id(next_master: u64) -> MasterId {
 fn cancel_jobs(tx: &mut Tx<'_>) -> Result<(), StoreError> {
     let open: Vec<JobId> = tx.index.open.keys().copied().collect();
     for jid in open {
-        let owing = tx.index.open.get(&jid).map(|open| &(&open.waiting | &open.accepted) | &open.held).unwrap_or_default();
+        let owing =
+            tx.index.open.get(&jid).map(|open| &(&open.waiting | &open.accepted) | &open.held).unwrap_or_default();
         for ordinal in &owing {
             job::settle(tx, jid, Ordinal(ordinal), Progress::Cancelled)?;
         }

@@ -194,9 +194,9 @@ pub(super) fn end(tx: &mut Tx<'_>, jid: JobId, by: &str) -> Result<Reply, Stop> 
 fn held<'a>(tx: &'a mut Tx<'_>, jid: JobId) -> Result<&'a OpenJob, Stop> {
     if !tx.index.open.contains_key(&jid) {
         return Err(match job::standing(tx, jid, Ordinal(0))? {
-            Standing::NoJob => Refused::NotFound(format!(
-                "there is no job {jid}: it was never opened, or its record has been purged"
-            )),
+            Standing::NoJob => {
+                Refused::NotFound(format!("there is no job {jid}: it was never opened, or its record has been purged"))
+            }
             Standing::Untargeted | Standing::Owing | Standing::Settled => {
                 Refused::Conflict(format!("the job {jid} has ended on every minion"))
             }
@@ -209,7 +209,8 @@ fn held<'a>(tx: &'a mut Tx<'_>, jid: JobId) -> Result<&'a OpenJob, Stop> {
 /// A minion has not accepted the job within its turn.
 pub(super) fn pass(tx: &mut Tx<'_>, ends: LogicalTime, subject: &[u8]) -> Result<(), StoreError> {
     let (jid, ordinal) = table::parse_place(subject)?;
-    let turn = tx.index.open.get(&jid).and_then(|open| open.rolls.as_ref()).and_then(|rolls| rolls.turns.get(&ordinal.0));
+    let turn =
+        tx.index.open.get(&jid).and_then(|open| open.rolls.as_ref()).and_then(|rolls| rolls.turns.get(&ordinal.0));
     if turn == Some(&ends) {
         job::settle(tx, jid, ordinal, Progress::Expired)?;
         job::close_if_done(tx, jid)?;

@@ -241,9 +241,8 @@ mod tests {
         use Progress::{
             Accepted, Cancelled, Expired, Failed, Held, Interrupted, Killed, Returned, Skipped, Unreachable, Waiting,
         };
-        let frozen = [
-            Waiting, Accepted, Returned, Failed, Interrupted, Expired, Unreachable, Cancelled, Held, Skipped, Killed,
-        ];
+        let frozen =
+            [Waiting, Accepted, Returned, Failed, Interrupted, Expired, Unreachable, Cancelled, Held, Skipped, Killed];
         for (number, progress) in (0u8..).zip(frozen) {
             assert_eq!((code(progress), decode_progress(number)), (number, Some(progress)));
         }

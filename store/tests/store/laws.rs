@@ -173,7 +173,9 @@ fn may_follow(was: Progress, is: Progress) -> bool {
         || match was {
             Progress::Waiting => true,
             Progress::Accepted => has_result(is) || matches!(is, Progress::Unreachable | Progress::Cancelled),
-            Progress::Expired | Progress::Unreachable | Progress::Cancelled => has_result(is),
+            Progress::Expired | Progress::Unreachable | Progress::Cancelled | Progress::Killed => has_result(is),
+            // Rolling jobs have their own laws.
+            Progress::Held | Progress::Skipped => false,
             Progress::Returned | Progress::Failed | Progress::Interrupted => false,
         }
 }

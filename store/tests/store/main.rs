@@ -16,6 +16,7 @@ mod levels;
 mod logs;
 mod marks;
 mod retention;
+mod rolling;
 mod rot;
 mod rot_stories;
 mod scripts;

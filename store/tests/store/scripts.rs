@@ -16,6 +16,7 @@ use saltern_wire::crypto::Signed;
 use saltern_wire::job::{Outcome, OutcomeKind, ReturnPart};
 use saltern_wire::key::KeyRecord;
 use saltern_wire::mine::MineStamp;
+use saltern_wire::rolling::{Rolling, WHOLE_MS};
 use saltern_wire::{JobId, LogicalTime, Map, MasterId, Ordinal, RequestId, Value};
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -89,6 +90,14 @@ impl Stage {
             Effect::Settled { jid, ordinal, progress } => {
                 format!("{} is {progress:?} for {}", self.name(*ordinal), self.job_name(*jid))
             }
+            Effect::Released { jid, ordinals } => {
+                let names: Vec<_> = ordinals.iter().map(|number| self.name(Ordinal(number))).collect();
+                format!("the turn of {} has come for {}", names.join(", "), self.job_name(*jid))
+            }
+            Effect::JobStands { jid, stand, by } => {
+                let by = by.as_deref().unwrap_or("its rule");
+                format!("job {} by {by}: paused {}, ending {:?}", self.job_name(*jid), stand.paused, stand.ending)
+            }
             Effect::JobDone { jid } => format!("job {} is done", self.job_name(*jid)),
             Effect::Facts { minion } => format!("facts of {minion}"),
             Effect::Mine { minion, functions } => format!("mine of {minion}: {}", functions.join(", ")),
@@ -155,6 +164,12 @@ impl Stage {
                 facts(next(args)?, incarnation, os)
             }
             "open" => self.open(args)?,
+            "pause" | "resume" => Command::Job(JobCommand::Pause {
+                jid: self.jid(next(args)?),
+                paused: verb == "pause",
+                by: "ops".into(),
+            }),
+            "end" => Command::Job(JobCommand::End { jid: self.jid(next(args)?), by: "ops".into() }),
             "take" => {
                 let jid = self.jid(next(args)?);
                 let names = rest(args);
@@ -228,15 +243,29 @@ impl Stage {
     fn open(&mut self, args: &mut ArgumentConsumer<'_>) -> Fallible<Command> {
         let ttl: u64 = args.take_key("ttl").unwrap_or("60").parse()?;
         let foreign = args.take_key("foreign").is_some();
+        let rolling = match args.take_key("batch") {
+            None => None,
+            Some(size) => Some(Rolling {
+                size: size.parse()?,
+                wait_ms: args.take_key("wait").unwrap_or("0").parse::<u64>()? * 1000,
+                failhard: args.take_key("failhard").is_some(),
+                turn_ms: ttl * 1000,
+            }),
+        };
         let name = next(args)?;
         let ordinals = rest(args).iter().map(|name| self.ordinal(name)).collect::<Fallible<Vec<_>>>()?;
         let slot = self.jobs.len() as u64 + 1;
-        let mut intent = job(self.worlds[0].now, slot, &ordinals, ttl * 1000);
+        let whole = if rolling.is_some() { WHOLE_MS } else { ttl * 1000 };
+        let mut intent = job(self.worlds[0].now, slot, &ordinals, whole);
         if foreign {
             intent.cluster = saltern_wire::ClusterId::from_bytes([8; 16]);
         }
         intent.jid = *self.jobs.entry(name.into()).or_insert(intent.jid);
-        Ok(Command::Job(JobCommand::Open { job: sign(&intent) }))
+        let job = sign(&intent);
+        Ok(Command::Job(match rolling {
+            None => JobCommand::Open { job },
+            Some(rolling) => JobCommand::Roll { job, rolling },
+        }))
     }
 
     fn record(&mut self, args: &mut ArgumentConsumer<'_>) -> Fallible<Command> {
@@ -376,4 +405,4 @@ macro_rules! families {
     };
 }
 
-families!(keys, minions, jobs, returns, mines, masters, settings, ticks);
+families!(keys, minions, jobs, rolling, returns, mines, masters, settings, ticks);
