@@ -62,6 +62,8 @@ struct Shared {
     io: Io,
     replica: Arc<dyn Replica>,
     wake: Notify,
+    /// What watchers have yet to be told: a herd is one change, and who was away for a moment is none.
+    untold: Mutex<Change>,
     changes: broadcast::Sender<Change>,
 }
 
@@ -71,7 +73,8 @@ impl Presence {
         let boot = u64::from_be_bytes(draw(io.entropy.as_ref()));
         let table = Mutex::new(Table::new(replica.id(), boot));
         let changes = broadcast::Sender::new(CHANGES_WAITING_MAX);
-        let presence = Self { shared: Arc::new(Shared { table, io, replica, wake: Notify::new(), changes }) };
+        let untold = Mutex::default();
+        let presence = Self { shared: Arc::new(Shared { table, io, replica, wake: Notify::new(), untold, changes }) };
         presence.learn_peers();
         presence
     }
@@ -168,10 +171,12 @@ impl Presence {
                 _ = idle.tick() => {
                     rounds = rounds.wrapping_add(1);
                     self.tidy(rounds.is_multiple_of(WHOLE_EVERY));
+                    self.tell_changes();
                     self.lock().peers()
                 }
                 () = gathered => {
                     gathering = None;
+                    self.tell_changes();
                     // A master that has just joined hears of this at once, not after an idle interval.
                     self.learn_peers();
                     self.lock().owing()
@@ -229,6 +234,15 @@ impl Presence {
     }
 
     fn announce(&self, change: Change) {
+        if !change.is_empty() {
+            self.shared.untold.lock().unwrap_or_else(PoisonError::into_inner).amend(change);
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Tells watchers what was gathered.
+    fn tell_changes(&self) {
+        let change = std::mem::take(&mut *self.shared.untold.lock().unwrap_or_else(PoisonError::into_inner));
         if !change.is_empty() {
             // Nobody watching is not an error.
             let _ = self.shared.changes.send(change);

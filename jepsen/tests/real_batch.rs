@@ -4,7 +4,7 @@
 //! When it began and ended where is written by the command itself, on the machines that run it.
 
 use anyhow::{Context, ensure};
-use saltern_jepsen::real::{SETTLE, Wish, World, said};
+use saltern_jepsen::real::{SETTLE, World, said};
 use saltern_ops::fleet::jobs;
 use saltern_wire::JobId;
 use saltern_wire::api::{JobPage, JobView};

@@ -114,6 +114,20 @@ impl Change {
     pub fn is_empty(&self) -> bool {
         self.new.is_empty() && self.lost.is_empty()
     }
+
+    /// Takes in what changed after this. Who came and left again, or left and came back, is in neither list.
+    pub fn amend(&mut self, later: Self) {
+        for minion in later.new {
+            if !self.lost.remove(&minion) {
+                self.new.insert(minion);
+            }
+        }
+        for minion in later.lost {
+            if !self.new.remove(&minion) {
+                self.lost.insert(minion);
+            }
+        }
+    }
 }
 
 /// What is known of one other master.

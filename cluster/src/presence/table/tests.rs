@@ -136,3 +136,13 @@ fn what_no_longer_counts_is_forgotten() {
     assert_eq!(one.coverage(SECOND), Coverage { heard: 1, all: 1 });
     assert!(one.poll_update(MasterId(2)).is_none());
 }
+
+#[test]
+fn what_changes_within_a_moment_is_one_change() {
+    let set = |names: &[&str]| names.iter().map(|name| minion(name)).collect::<BTreeSet<_>>();
+    let mut all = Change::default();
+    for (new, lost) in [(vec!["a", "b"], vec![]), (vec!["c"], vec!["a", "d"]), (vec!["d"], vec!["c"])] {
+        all.amend(Change { new: set(&new), lost: set(&lost) });
+    }
+    assert_eq!(all, Change { new: set(&["b"]), lost: set(&[]) }, "who left and came back did neither");
+}

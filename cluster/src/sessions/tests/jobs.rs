@@ -48,6 +48,7 @@ async fn a_job_reaches_the_minions_of_every_master_and_its_watchers_hear_all() {
         .map(|event| match event {
             JobEvent::Return { minion, view } => format!("{minion} by {}", view.master),
             JobEvent::Missing(missing) => panic!("nobody is missing: {missing:?}"),
+            JobEvent::Batch(batch) => panic!("it goes to all at once: {batch:?}"),
             JobEvent::Done { .. } => "done".into(),
         })
         .collect();
