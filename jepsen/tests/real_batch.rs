@@ -83,9 +83,10 @@ async fn a_batch_goes_on_to_its_end_without_its_leader_and_without_its_terminal(
     until("it to go on", async || Ok(figures(&file)?.0 >= begun + WIDTH)).await?;
     let paused = world.saltern(&survivors, &["job", "pause", &jid.to_string()])?;
     ensure!(paused.status.success(), "{}", said(&paused));
-    until("those who have it to be through", async || {
-        Ok(stands(&jobs::look_up(&mut client, jid).await?)?.running == 0)
-    })
+    until(
+        "those who have it to be through",
+        async || Ok(stands(&jobs::look_up(&mut client, jid).await?)?.running == 0),
+    )
     .await?;
     let view = jobs::look_up(&mut client, jid).await?;
     let batch = stands(&view)?;
@@ -104,7 +105,8 @@ async fn a_batch_goes_on_to_its_end_without_its_leader_and_without_its_terminal(
     ensure!(most <= i32::try_from(WIDTH)?, "{most} ran it at one time, {WIDTH} may");
 
     // One that fails ends it for those whose turn has not come, and everybody's state says why.
-    let failing = world.saltern(&survivors, &["run", "*", "-b", "2", "--failhard", "cmd.run", "exit 3", "-o", "json"])?;
+    let failing =
+        world.saltern(&survivors, &["run", "*", "-b", "2", "--failhard", "cmd.run", "exit 3", "-o", "json"])?;
     ensure!(failing.status.code() == Some(1), "{}", said(&failing));
     let document: serde_json::Value = serde_json::from_slice(&failing.stdout)?;
     let missing = document["missing"].as_array().context("those who are missing")?;

@@ -376,9 +376,6 @@ fn carried(command: &Command) -> Option<(usize, usize)> {
         JobCommand::Accept { accepted } => Some((accepted.len(), 0)),
         JobCommand::Record { returns } => Some((0, returns.len())),
         JobCommand::Deliver { accepted, returns } => Some((accepted.len(), returns.len())),
-        JobCommand::Open { .. }
-        | JobCommand::Roll { .. }
-        | JobCommand::Pause { .. }
-        | JobCommand::End { .. } => None,
+        JobCommand::Open { .. } | JobCommand::Roll { .. } | JobCommand::Pause { .. } | JobCommand::End { .. } => None,
     }
 }

@@ -76,7 +76,7 @@ fn turns_come_as_places_become_free() {
         assert_eq!(offers.groups.len(), 1);
         assert_eq!(
             offers.groups[0].0,
-            world.now.plus(std::time::Duration::from_secs(50)),
+            world.state.time().plus(std::time::Duration::from_secs(50)),
             "a sixth before its turn ends"
         );
         assert_eq!(released(&world.apply(take(jid, 2))), [0; 0], "it has it, and is at work");
@@ -319,7 +319,11 @@ fn never_more_than_its_width_and_never_stuck() {
                 world.pass(*seconds);
             }
             let (one, two) = (world.apply(command(step, jid)), other.apply(command(step, jid)));
-            assert_eq!((one.applied, one.effects), (two.applied, two.effects), "a replica that was opened anew does the same");
+            assert_eq!(
+                (one.applied, one.effects),
+                (two.applied, two.effects),
+                "a replica that was opened anew does the same"
+            );
             if number % 7 == 6 {
                 other.state.flush().unwrap();
                 other.state = {

@@ -1,6 +1,7 @@
 //! Masters with real sessions, publishing and presence, over a network in memory and a truth without Raft; minions that
 //! speak the real protocol.
 
+mod batches;
 mod delivery;
 mod hostile;
 mod jobs;
