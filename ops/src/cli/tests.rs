@@ -37,6 +37,10 @@ fn what_operators_type_is_taken() {
         "job show 20261123000630290107",
         "job why 20261123000630290107 web-a",
         "job kill 20261123000630290107",
+        "job pause 20261123000630290107",
+        "job resume 20261123000630290107",
+        "run * -b 10% --batch-wait 5 --failhard test.ping",
+        "run * --batch-size 3 --batch-wait 2m --subset 20 test.ping",
         "mine get -G roles:web network.ip_addrs",
         "minion list --state disconnected",
         "minion show web-a -o yaml",
@@ -59,6 +63,11 @@ fn what_operators_type_is_taken() {
 fn what_cannot_be_is_refused_with_the_reason() {
     for (line, kind, part) in [
         ("key accept", ErrorKind::MissingRequiredArgument, "--all"),
+        ("run * -b 0 test.ping", ErrorKind::ValueValidation, "10%"),
+        ("run * -b 101% test.ping", ErrorKind::ValueValidation, "up to 100%"),
+        ("run * --failhard test.ping", ErrorKind::MissingRequiredArgument, "--batch"),
+        ("run * --batch-wait 5 test.ping", ErrorKind::MissingRequiredArgument, "--batch"),
+        ("run * --subset 0 test.ping", ErrorKind::ValueValidation, "--subset"),
         ("key accept web-a --all", ErrorKind::ArgumentConflict, "--all"),
         ("key list --state sleepy", ErrorKind::InvalidValue, "pending"),
         ("run *", ErrorKind::MissingRequiredArgument, "FUNCTION"),
