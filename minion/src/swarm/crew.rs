@@ -139,7 +139,7 @@ pub async fn run(
             }
             Some(given) = given.recv() => crew.handle_given(given).await?,
             _ = ticks.tick() => {
-                say(&Line::Figures(crew.sum()));
+                say(&Line::Figures(Box::new(crew.sum())));
                 false
             }
         };
@@ -177,7 +177,7 @@ impl Crew {
             Heard::Ended(number, Ok(status)) => Err(CrewError::Ended { number: number + 1, status }),
             Heard::Ended(number, Err(source)) => Err(CrewError::Worker { number: number + 1, source }),
             Heard::Line(number, Line::Figures(figures)) => {
-                self.figures[number] = figures;
+                self.figures[number] = *figures;
                 Ok(())
             }
             Heard::Line(_, line @ (Line::Event(_) | Line::Error(_))) => {

@@ -142,7 +142,7 @@ async fn obey(
             Order::Freeze(count) => done.minions = members.freeze(number_of(*count)),
             Order::Thaw => done.minions = members.thaw(),
             Order::Mark(name) => done.mark = Some(sources.tally.mark(name)),
-            Order::Figures => done.figures = Some(sources.figures()),
+            Order::Figures => done.figures = Some(Box::new(sources.figures())),
             Order::Quit => break,
         }
         // The writer ends with the worker.
@@ -161,7 +161,7 @@ async fn tell_figures(every: Duration, sources: Arc<Sources>, lines: UnboundedSe
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if lines.send(Line::Figures(sources.figures())).is_err() {
+        if lines.send(Line::Figures(Box::new(sources.figures()))).is_err() {
             return;
         }
     }

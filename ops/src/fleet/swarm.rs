@@ -141,7 +141,9 @@ impl Swarm {
     /// The figures of now.
     pub async fn figures(&mut self) -> Result<Figures, SwarmError> {
         let done = self.order("figures").await?;
-        done.figures.ok_or_else(|| SwarmError::Order { order: done.order, cause: "it gave no figures".into() })
+        done.figures
+            .map(|figures| *figures)
+            .ok_or_else(|| SwarmError::Order { order: done.order, cause: "it gave no figures".into() })
     }
 
     /// Waits until its figures are `met`, at most `within`, and gives them.

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 #[serde(rename_all = "snake_case")]
 pub enum Line {
     /// How many minions are where.
-    Figures(Figures),
+    Figures(Box<Figures>),
     /// One minion.
     Event(Event),
     /// What became of an order.
@@ -131,7 +131,7 @@ pub struct Done {
     pub mark: Option<Mark>,
     /// The figures of now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub figures: Option<Figures>,
+    pub figures: Option<Box<Figures>>,
 }
 
 impl Done {

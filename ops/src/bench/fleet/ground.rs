@@ -6,7 +6,7 @@ use crate::client::Client;
 use crate::fleet::Plan;
 use crate::fleet::bring_up::Cluster;
 use crate::fleet::swarm::{Swarm, Wanted};
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use saltern_pubsub::clock::SystemClock;
 use saltern_wire::api::ClusterStatus;
 use saltern_wire::io::Clock;
@@ -24,6 +24,10 @@ pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How many minions are started a second at first: their keys are new, and each costs a proposal or two.
 const FIRST_PER_SECOND: usize = 400;
+
+/// Times that the keys are accepted at most, and the pause between two.
+const ACCEPTS_MAX: u32 = 20;
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// A fleet is spread when no master has more than this share of it, in percent.
 const SPREAD_PERCENT_MAX: usize = 42;
@@ -86,9 +90,8 @@ impl Ground {
         swarm.wait("every key to be pending", PATIENCE, |figures| figures.pending == minions).await?;
         eprintln!("… accepting {minions} keys");
         let (clock, places) = (SystemClock::new(), BTreeMap::new());
-        let accepted = cluster.accept_all(0).await?;
+        accept(&cluster).await?;
         arguments.put("key_accept_fleet_s", clock.monotonic().as_secs_f64(), "s", minions);
-        ensure!(accepted.changed.len() == minions, "{} of {minions} keys were accepted", accepted.changed.len());
         swarm.wait("every minion to work", PATIENCE, |figures| figures.ready == minions).await?;
         Ok(Self { cluster, swarm, minions, clock, masters_alone_kib, places })
     }
@@ -180,6 +183,19 @@ impl Ground {
     pub fn masters_kib(&self) -> u64 {
         memory_kib(&self.cluster)
     }
+}
+
+/// Accepts every pending key, as an operator does: again if the masters have no quorum at that moment.
+async fn accept(cluster: &Cluster) -> anyhow::Result<()> {
+    for left in (0..ACCEPTS_MAX).rev() {
+        match cluster.accept_all(0).await {
+            Ok(_) => return Ok(()),
+            Err(error) if left > 0 => eprintln!("… {error}"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(ACCEPT_AGAIN).await;
+    }
+    Ok(())
 }
 
 fn memory_kib(cluster: &Cluster) -> u64 {
