@@ -8,7 +8,10 @@
 //! A fleet that comes back with full outboxes would otherwise send a thousand times what its masters can take, to be told to
 //! come back later. So what does not fit the window is asked for, and the master gives in turn.
 //!
-//! **Invariants.** Without a master that gives credit nothing is held back. At most one wish is open. What was charged to the
+//! A master that gives credit says so before it grants its fan-out. Until then nobody knows, and the window is all there is: a
+//! minion that comes back sends its outbox to no master that has not asked for it.
+//!
+//! **Invariants.** A master that gives no credit is sent everything. At most one wish is open. What was charged to the
 //! window is given back when its call is over, whatever became of it; credit is spent once.
 
 use saltern_wire::limits::RETURN_WINDOW_BYTES;
@@ -22,11 +25,22 @@ pub enum Charge {
     Spent,
 }
 
+/// Whether a master gives credit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Giving {
+    /// It has not said yet.
+    #[default]
+    Unknown,
+    /// It does.
+    Yes,
+    /// It is an older one, which does not.
+    No,
+}
+
 /// What one session allows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Credit {
-    /// Whether the master gives credit.
-    governed: bool,
+    giving: Giving,
     /// Bytes of the window that are in use.
     used: usize,
     /// Bytes beyond the window.
@@ -38,7 +52,7 @@ pub struct Credit {
 impl Credit {
     /// Most bytes that the next call may carry.
     pub fn room(&self) -> usize {
-        if self.governed { self.window().max(self.given) } else { usize::MAX }
+        if self.giving == Giving::No { usize::MAX } else { self.window().max(self.given) }
     }
 
     fn window(&self) -> usize {
@@ -47,7 +61,7 @@ impl Credit {
 
     /// A call of so many bytes goes: from the window if they fit.
     pub fn charge(&mut self, bytes: usize) -> Charge {
-        if !self.governed {
+        if self.giving == Giving::No {
             return Charge::Spent;
         }
         if bytes <= self.window() {
@@ -67,16 +81,21 @@ impl Credit {
 
     /// The master gives credit, in place of what was left.
     pub fn handle_credit(&mut self, bytes: u64) {
-        if self.governed {
-            self.asked = false;
-        }
-        self.governed = true;
+        self.asked &= self.giving != Giving::Yes;
+        self.giving = Giving::Yes;
         self.given = usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
+
+    /// The master has granted its fan-out. One that gives credit has said so before.
+    pub fn handle_grant(&mut self) {
+        if self.giving == Giving::Unknown {
+            self.giving = Giving::No;
+        }
     }
 
     /// So many bytes wait that may not go: what to ask for, if nothing is asked for already.
     pub fn want(&mut self, waiting: u64) -> Option<u64> {
-        if !self.governed || self.asked || waiting == 0 {
+        if self.giving != Giving::Yes || self.asked || waiting == 0 {
             return None;
         }
         self.asked = true;
@@ -91,9 +110,22 @@ mod tests {
     #[test]
     fn a_master_that_gives_no_credit_holds_nothing_back() {
         let mut credit = Credit::default();
+        credit.handle_grant();
         assert_eq!(credit.room(), usize::MAX);
         assert_eq!(credit.charge(1 << 20), Charge::Spent);
         assert_eq!((credit.room(), credit.want(1)), (usize::MAX, None));
+    }
+
+    #[test]
+    fn a_master_that_has_not_said_yet_is_sent_no_more_than_the_window() {
+        let mut credit = Credit::default();
+        assert_eq!((credit.room(), credit.want(1 << 20)), (RETURN_WINDOW_BYTES, None));
+        let early = credit.charge(1_000);
+        credit.handle_credit(0);
+        credit.handle_grant();
+        assert_eq!((credit.room(), credit.want(1 << 20)), (RETURN_WINDOW_BYTES - 1_000, Some(1 << 20)));
+        credit.handle_over(early);
+        assert_eq!(credit.room(), RETURN_WINDOW_BYTES);
     }
 
     #[test]

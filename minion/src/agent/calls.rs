@@ -175,6 +175,11 @@ impl Core {
         (bytes + parts * RETURN_PART_OVERHEAD_BYTES as u64).saturating_sub(under_way.sum())
     }
 
+    /// The master has granted its fan-out.
+    pub(super) fn handle_grant(&mut self) {
+        self.calls.credit.handle_grant();
+    }
+
     /// The master gives credit for returns.
     pub(super) fn handle_credit(&mut self, bytes: u64) {
         self.calls.credit.handle_credit(bytes);

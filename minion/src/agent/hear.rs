@@ -71,6 +71,7 @@ impl Core {
                 Fate::Leave(format!("it grants the fan-out of master {}", grant.key.master))
             }
             ToMinion::Grant(grant) => {
+                self.handle_grant();
                 connection.subscribe(grant, &self.io);
                 Fate::Stay
             }
