@@ -229,16 +229,20 @@ impl Cluster<'_> {
 
     /// How long it takes to notice that the leader is gone and to have another one, in milliseconds: followers wait for the
     /// leader's lease (the longest silence) and for a timer that is drawn; then come a round for the vote that is asked for
-    /// first, one for the vote, one for the leader's first entry and one for the first write, and one more if that came
-    /// through another master. A split vote adds a draw.
+    /// first, one for the vote, [`SEARCH_ROUNDS`] at most to find where the logs agree, one for the leader's first entry and
+    /// one for the first write, and one more if that came through another master. A split vote adds a draw.
     fn election_ms(&self, after: &Outlook) -> (u64, u64) {
         let Timing { election_ms_min, election_ms_max, .. } = self.timing;
         let commits = || after.candidates.iter().filter_map(|candidate| candidate.commit_us);
         let (near, far) = (commits().min().unwrap_or(0), commits().max().unwrap_or(0));
         let from = election_ms_max + election_ms_min + 2 * near / 1_000;
-        (from, election_ms_max + election_ms_max + 5 * far / 1_000 + ELECTION_WORK_MS)
+        (from, election_ms_max + election_ms_max + (5 + SEARCH_ROUNDS) * far / 1_000 + ELECTION_WORK_MS)
     }
 }
+
+/// Round trips in which a new leader finds the end of a follower's log: openraft halves the entries that are kept, some ten
+/// thousand, until sixteen are left.
+const SEARCH_ROUNDS: u64 = 10;
 
 /// What the disks and processors of an election take at most on a machine that is not overloaded, in milliseconds.
 const ELECTION_WORK_MS: u64 = 250;

@@ -49,13 +49,13 @@ impl Profile {
     /// Every profile, from near to far.
     pub const ALL: [Self; 3] = [Self::Lan, Self::Metro, Self::Geo];
 
-    /// Its timing. The write gap after a leader's death is about the longest silence, a share of another one, and two or
-    /// three round trips.
+    /// Its timing. The write gap after a leader's death is about the longest silence, a share of another one, and some round
+    /// trips: [why geo is what it is](../../../ops/adr/0016-profiles-by-setting-and-restart.md).
     pub fn timing(self) -> Timing {
         let (heartbeat_ms, election_ms_min, election_ms_max) = match self {
             Self::Lan => (50, 200, 250),
             Self::Metro => (100, 400, 600),
-            Self::Geo => (500, 2000, 2500),
+            Self::Geo => (500, 1500, 1900),
         };
         Timing { heartbeat_ms, election_ms_min, election_ms_max }
     }

@@ -62,7 +62,7 @@ fn the_loss_of_the_leaders_region_costs_an_election_and_longer_commits() {
     assert_eq!(forecast.after.leader, None, "us1 or ap1");
     let commits: Vec<_> = forecast.after.candidates.iter().map(|one| (one.name.as_str(), one.commit_us)).collect();
     assert_eq!(commits, [("us1", Some(220_000)), ("ap1", Some(220_000))]);
-    assert_eq!(forecast.write_gap_ms, Some((2500 + 2000 + 440, 2500 + 2500 + 1100 + 250)));
+    assert_eq!(forecast.write_gap_ms, Some((1900 + 1500 + 440, 1900 + 1900 + 15 * 220 + 250)));
     assert!(forecast.notes.iter().any(|note| note.contains("timer")), "{:?}", forecast.notes);
 }
 
