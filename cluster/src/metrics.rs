@@ -5,6 +5,7 @@
 //! bound: no minion id, no jid, no user, no path.
 
 mod backup;
+mod moves;
 mod pressure;
 mod regions;
 mod traffic;
@@ -86,6 +87,7 @@ impl Metrics {
         regions::register(&mut registry, api);
         pressure::register(&mut registry, api);
         backup::register(&mut registry, api);
+        moves::register(&mut registry, api);
         traffic::register(&mut registry, api);
         process(&mut registry);
         let mut text = String::new();

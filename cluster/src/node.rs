@@ -18,7 +18,7 @@ use crate::raft::machine::{DiskWork, Machine};
 use crate::raft::{Group, GroupConfig, GroupError};
 use crate::replica::Replica;
 use crate::service::MasterService;
-use crate::sessions::{Parts, Sessions, SharedPublisher};
+use crate::sessions::{Parts, Sessions, SharedPublisher, promote};
 use crate::space::{Space, Watched};
 use crate::submit::Jobs;
 use crate::truth::{Expelled, Lane, ProposeError, Truth};
@@ -240,6 +240,7 @@ impl Node {
             sessions
         };
         tasks.spawn(drain::follow(truth.clone(), sessions.clone(), stop.clone()));
+        tasks.spawn(promote::follow(truth.clone(), sessions.clone(), stop.clone()));
         let jobs = Arc::new(Jobs::new(Arc::clone(&replica), &credentials));
         let watch = Watch::new(replica, presence.clone(), Arc::clone(truth.witness()));
         tracing::info!(master = %credentials.master, name = credentials.name, "this master is running");

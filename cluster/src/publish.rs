@@ -404,6 +404,7 @@ impl Publishing {
             quorum: self.quorum,
             reconnect_window_ms: window_ms,
             next_ms: u64::try_from(interval.as_millis()).unwrap_or(u64::MAX),
+            level: state.level(),
         };
         self.publish(&Broadcast::Beacon(beacon));
         interval

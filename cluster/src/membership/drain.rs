@@ -5,15 +5,21 @@
 //! the proposals that somebody waits for. A minion that is asked to move attaches to another master and asks again
 //! there for whatever had no answer; its jobs run in processes of their own and hear nothing.
 //!
-//! **Invariants.** A minion is asked once, and left alone for a minute if it comes back: it knows no other master that it
-//! reaches. Nobody is asked while no other master answers.
+//! A minion that understands it is asked to *move*: it reaches the other master before it leaves this one, and stays if it
+//! reaches none. An older one is sent away, and finds another one by itself.
+//!
+//! **Invariants.** A minion is asked once, and left alone for a while if it is still, or again, here: it knows no other master
+//! that it reaches. Nobody is asked while no other master answers. Few minions do not take the time of many.
 
 use super::reconcile::{View, heir};
 use crate::sessions::Sessions;
+use crate::sessions::roster::SessionId;
 use crate::truth::Truth;
 use saltern_wire::LogicalTime;
-use saltern_wire::session::ToMinion;
-use std::collections::BTreeSet;
+use saltern_wire::level::LEVEL_FLEET;
+use saltern_wire::session::{MoveReason, ToMinion};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +28,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a minion that was asked to move stays away, in milliseconds; then it may come back if it finds nobody else.
 const STAY_AWAY_MS: u64 = 10_000;
+
+/// Time for each minion of a drain, until all of them together take as long as `drain_spread_ms` says: a thousand minions and
+/// more take that, ten a third of a second.
+const SPREAD_PER_MINION: Duration = Duration::from_millis(30);
+
+/// How long a minion may take to move, in milliseconds.
+const MOVE_WITHIN_MS: u64 = 10_000;
+
+/// How long a minion that was asked and did not move is left alone.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
+
+/// How long a master that ends waits for minions that are on their way.
+const MOVED_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long a minion that came back is left alone.
 const CAME_BACK: Duration = Duration::from_secs(60);
@@ -44,13 +63,63 @@ pub fn share(all: usize, elapsed: Duration, spread: Duration) -> usize {
     usize::try_from(asked).unwrap_or(all).min(all)
 }
 
+/// How long a drain of so many minions takes, if many take `most`. Pure.
+pub fn spread(minions: usize, most: Duration) -> Duration {
+    let minions = u32::try_from(minions).unwrap_or(u32::MAX);
+    SPREAD_PER_MINION.saturating_mul(minions).min(most)
+}
+
 /// One drain.
 struct Drain {
     since: Duration,
-    began: LogicalTime,
     /// Minions that were attached when it began.
     all: usize,
-    asked: usize,
+    count: usize,
+    asking: Asking,
+}
+
+/// Whom a drain has asked to move.
+struct Asking {
+    began: LogicalTime,
+    asked: BTreeMap<SessionId, Duration>,
+    reason: &'static str,
+}
+
+impl Asking {
+    fn new(began: LogicalTime, reason: &'static str) -> Self {
+        Self { began, asked: BTreeMap::new(), reason }
+    }
+
+    /// Asks up to `due` minions to move: those who were here before it began, and those who came back and have been here for
+    /// long. Sessions that wait end: their minions let them wait elsewhere.
+    fn ask(&mut self, sessions: &Sessions, due: usize, time: LogicalTime, now: Duration) -> usize {
+        if due == 0 {
+            return 0;
+        }
+        let all = sessions.roster().list();
+        let began = self.began;
+        let to_move = |since: LogicalTime| since <= began || time.since(since) >= CAME_BACK;
+        self.asked.retain(|_, at| now.saturating_sub(*at) < ASK_AGAIN);
+        let mut count = 0;
+        for session in all.iter().filter(|session| !session.mailbox.is_ended() && to_move(session.since)) {
+            if count == due {
+                break;
+            }
+            if self.asked.contains_key(&session.id) {
+                continue;
+            }
+            if session.level >= LEVEL_FLEET && session.seat.is_some() {
+                self.asked.insert(session.id, now);
+                let wish = ToMinion::Move { to: None, reason: MoveReason::Drain, within_ms: MOVE_WITHIN_MS };
+                session.mailbox.push(Arc::new(wish));
+            } else {
+                let bye = ToMinion::Bye { reason: self.reason.into(), retry_after_ms: STAY_AWAY_MS };
+                session.mailbox.end(vec![bye]);
+            }
+            count += 1;
+        }
+        count
+    }
 }
 
 /// Moves minions away for as long as the directory says that this master is draining.
@@ -74,36 +143,16 @@ pub(crate) async fn follow(truth: Truth, sessions: Sessions, stop: CancellationT
         let drain = drain.get_or_insert_with(|| {
             let all = sessions.roster().list().len();
             tracing::info!(minions = all, "this master is draining: its minions are asked to move");
-            Drain { since: now, began: truth.now(), all, asked: 0 }
+            Drain { since: now, all, count: 0, asking: Asking::new(truth.now(), "this master is draining") }
         });
-        let spread = Duration::from_millis(truth.state().settings().drain_spread_ms);
-        let due = share(drain.all, now.saturating_sub(drain.since), spread).saturating_sub(drain.asked);
-        let asked = ask(&sessions, due, drain.began, truth.now(), "this master is draining");
-        drain.asked += asked;
-        if drain.asked >= drain.all {
+        let spread = spread(drain.all, Duration::from_millis(truth.state().settings().drain_spread_ms));
+        let due = share(drain.all, now.saturating_sub(drain.since), spread).saturating_sub(drain.count);
+        drain.count += drain.asking.ask(&sessions, due, truth.now(), now);
+        if drain.count >= drain.all {
             // Those who attached meanwhile are few; they are asked once their minute is over.
-            ask(&sessions, usize::MAX, drain.began, truth.now(), "this master is draining");
+            drain.asking.ask(&sessions, usize::MAX, truth.now(), now);
         }
     }
-}
-
-/// Asks up to `due` minions to move: those who were here before `began`, and those who came back and have been here for long.
-fn ask(sessions: &Sessions, due: usize, began: LogicalTime, now: LogicalTime, reason: &str) -> usize {
-    if due == 0 {
-        return 0;
-    }
-    let to_move = |since: LogicalTime| since <= began || now.since(since) >= CAME_BACK;
-    let mut asked = 0;
-    for session in
-        sessions.roster().list().iter().filter(|session| !session.mailbox.is_ended() && to_move(session.since))
-    {
-        if asked == due {
-            break;
-        }
-        session.mailbox.end(vec![ToMinion::Bye { reason: reason.into(), retry_after_ms: STAY_AWAY_MS }]);
-        asked += 1;
-    }
-    asked
 }
 
 /// Makes this master ready to end: another one leads, its minions are elsewhere, and whoever waits for a write has an answer. Each
@@ -158,22 +207,40 @@ async fn move_all(truth: &Truth, sessions: &Sessions) {
     if truth.reachable().len() < 2 {
         return;
     }
-    let (began, all) = (truth.now(), sessions.roster().list().len());
+    let all = sessions.roster().list().len();
+    let mut asking = Asking::new(truth.now(), "this master ends");
     let spread = Duration::from_millis(u64::try_from(all).unwrap_or(u64::MAX)).min(LEAVE_SPREAD_MAX);
     let (since, mut asked) = (truth.clock().monotonic(), 0);
     while asked < all {
-        let due = share(all, truth.clock().monotonic().saturating_sub(since), spread).saturating_sub(asked);
-        if ask(sessions, due, began, truth.now(), "this master ends") == 0 && due > 0 {
+        let now = truth.clock().monotonic();
+        let due = share(all, now.saturating_sub(since), spread).saturating_sub(asked);
+        if asking.ask(sessions, due, truth.now(), now) == 0 && due > 0 {
             break;
         }
         asked += due;
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Whoever is on its way to another master works through this one until it is there.
+    let moved = async {
+        while sessions.roster().counts().accepted > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(MOVED_WITHIN, moved).await.is_err() {
+        tracing::warn!(minions = sessions.roster().counts().accepted, "some minions have not moved yet; ending anyway");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_minions_do_not_take_the_time_of_many() {
+        let most = Duration::from_secs(30);
+        let spreads: Vec<u128> = [0, 10, 999, 1_000, 20_000].map(|all| spread(all, most).as_millis()).into();
+        assert_eq!(spreads, [0, 300, 29_970, 30_000, 30_000]);
+    }
 
     #[test]
     fn minions_are_asked_evenly_and_all_of_them_by_the_end() {

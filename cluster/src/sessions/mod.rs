@@ -9,6 +9,7 @@
 //!
 //! * [`queue`] has those come later who are too many at once: [`slots`] says when, [`pace`] how many a second.
 //! * [`session`] is one session: a reader that decides and a writer that drains a bounded queue.
+//! * [`standby`] sessions wait until their minion's own master is gone: [`promote`] tells them, [`moves`] counts who came.
 //! * [`roster`] knows them all; [`standing`] is what the truth thinks of a key; [`calls`] answers questions; [`limits`] says
 //!   how much one of them may ask.
 //!
@@ -24,12 +25,15 @@
 
 mod calls;
 pub(crate) mod limits;
+pub mod moves;
 mod pace;
 pub mod parcel;
+pub(crate) mod promote;
 mod queue;
 pub mod roster;
 pub(crate) mod session;
 mod slots;
+pub mod standby;
 pub mod standing;
 
 pub use queue::QueueState;
@@ -46,12 +50,13 @@ use crate::sessions::roster::Session;
 use crate::witness::{Reason, Witness};
 use saltern_pubsub::publisher::Publisher;
 use saltern_pubsub::serve::{Caller, MasterCredentials, ServedSession};
+use saltern_pubsub::zmq::GateLimits;
 use saltern_store::StoreError;
 use saltern_wire::crypto::PublicKey;
 use saltern_wire::io::{Address, Io, Link, Listener, TransportError};
 use saltern_wire::limits::HANDSHAKE_TIMEOUT_MS;
 use saltern_wire::session::{Attach, Standing, ToMaster, ToMinion};
-use saltern_wire::{MinionId, Ordinal};
+use saltern_wire::{MasterId, MinionId, Ordinal};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -79,6 +84,12 @@ const SEATED_MAX: usize = 4096;
 
 /// How long a majority may take to confirm what is applied here: two of the longest round trips, generously.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a minion's second session stays away from a master that has no room for it, in milliseconds.
+const STANDBY_RETRY_AFTER_MS: u64 = 60_000;
+
+/// Why a second session is not let in.
+const NO_STANDBY: &str = "this master keeps its places for minions that work through it";
 
 /// How long a minion stays away from a master that cannot serve it now, in milliseconds.
 pub(crate) const RETRY_AFTER_MS: u64 = 2_000;
@@ -139,6 +150,10 @@ pub(crate) struct Shared {
     /// This master is about to end: nobody attaches any more.
     closed: AtomicBool,
     next: AtomicU64,
+    /// Minions that came from other masters.
+    pub(crate) moves: moves::Moves,
+    /// Connections for sessions that the gate lets in.
+    connections_max: u64,
 }
 
 /// The sessions of this master. Cheap to clone.
@@ -180,6 +195,8 @@ impl Sessions {
             confirmations,
             credentials,
             next: AtomicU64::new(1),
+            moves: moves::Moves::default(),
+            connections_max: u64::try_from(GateLimits::default().connections_max).unwrap_or(u64::MAX),
         });
         let seated = Arc::new(Mutex::new(Some(seated_waiting)));
         let sessions = Self { shared: Arc::clone(&shared), address: listener.address(), seated };
@@ -195,6 +212,11 @@ impl Sessions {
     /// All sessions.
     pub fn roster(&self) -> &Roster {
         &self.shared.roster
+    }
+
+    /// Minions that came from other masters.
+    pub fn moves(&self) -> &moves::Moves {
+        &self.shared.moves
     }
 
     /// The way of returns into the log.
@@ -303,7 +325,7 @@ impl Shared {
 
     /// Whether a minion may try to attach now. One that comes again and again takes its time from nobody else; strangers have
     /// a part of the sessions, and never the accepted minions' part.
-    fn admit(&self, served: &ServedSession, peer: &str) -> Result<(), &'static str> {
+    fn admit(&self, served: &ServedSession, attach: &Attach, peer: &str) -> Result<(), &'static str> {
         let now = self.io.clock.monotonic();
         if !self.limits().attach(served.public_key, now) {
             self.witness.refuse_of(Reason::AttachRate, served.minion.as_str());
@@ -311,11 +333,24 @@ impl Shared {
         }
         let accepted = matches!(self.standing(&served.minion, &served.public_key), Ok(Some(Standing::Accepted { .. })));
         let counts = self.roster.counts();
-        if !accepted && counts.attached.saturating_sub(counts.accepted) >= STRANGER_SESSIONS_MAX {
+        if attach.role.is_standby() {
+            if !accepted {
+                return Err("only an accepted minion has a second session");
+            }
+            return standby::fits(counts, self.connections_max).then_some(()).ok_or(NO_STANDBY);
+        }
+        let strangers = counts.attached.saturating_sub(counts.accepted).saturating_sub(counts.standby);
+        if !accepted && strangers >= STRANGER_SESSIONS_MAX {
             self.witness.refuse_of(Reason::StrangerSessions, limits::source_of(peer));
             return Err("too many minions wait for their acceptance");
         }
         Ok(())
+    }
+
+    /// Makes room for those who work through this master, of those who wait; minions of `spared` wait for good reason.
+    pub(crate) fn make_room(&self, spared: Option<MasterId>) {
+        let excess = standby::excess(self.roster.counts(), self.connections_max);
+        self.roster.dismiss_standbys(excess, spared, STANDBY_RETRY_AFTER_MS);
     }
 
     /// Waits until whatever was acknowledged before is applied here, so that a decision about a key counts for every session
@@ -413,7 +448,7 @@ async fn attend(shared: Arc<Shared>, link: Link, permit: OwnedSemaphorePermit, e
     match opened {
         Ok(None) => {}
         Ok(Some((served, attach))) => {
-            if let Err(reason) = shared.admit(&served, &peer) {
+            if let Err(reason) = shared.admit(&served, &attach, &peer) {
                 session::dismiss(served, reason.into()).await;
                 return;
             }
@@ -463,7 +498,7 @@ async fn open(shared: &Shared, link: Link) -> Result<Option<(ServedSession, Atta
     let mut served = served?;
     match tokio::time::timeout(within, served.receiver.recv()).await {
         Ok(Ok(ToMaster::Attach(attach))) => Ok(Some((served, attach))),
-        Ok(Ok(ToMaster::Ping { .. } | ToMaster::Call { .. } | ToMaster::Want { .. })) => {
+        Ok(Ok(ToMaster::Ping { .. } | ToMaster::Call { .. } | ToMaster::Want { .. } | ToMaster::Role(_))) => {
             Err(OpenError::NotAttached { peer })
         }
         Ok(Err(error)) => Err(error.into()),

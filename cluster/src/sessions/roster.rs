@@ -10,12 +10,13 @@
 //! One lock, held for the length of one decision and never across an await.
 
 use crate::sessions::parcel::Parcel;
+use crate::sessions::standby::Standby;
 use roaring::RoaringBitmap;
 use saltern_wire::crypto::PublicKey;
 use saltern_wire::io::Capability;
 use saltern_wire::session::ToMinion;
-use saltern_wire::{LogicalTime, MinionId, Ordinal};
-use std::collections::{BTreeMap, VecDeque};
+use saltern_wire::{LogicalTime, MasterId, MinionId, Ordinal};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -171,6 +172,10 @@ pub struct Session {
     pub public_key: PublicKey,
     /// The minion's program version.
     pub version: String,
+    /// The newest feature level that it knows.
+    pub level: u32,
+    /// What it waits for, if it does.
+    pub standby: Option<Standby>,
     /// Since when, in the truth's time.
     pub since: LogicalTime,
     /// What it holds if it is accepted.
@@ -188,6 +193,8 @@ struct Book {
     ordinals: RoaringBitmap,
     /// When seats were given lately, and to which number; some have left by now.
     recent: VecDeque<(Duration, u32)>,
+    /// Those that wait.
+    standbys: BTreeSet<PublicKey>,
 }
 
 /// How many sessions there are.
@@ -197,6 +204,8 @@ pub struct Counts {
     pub attached: u64,
     /// Those of accepted minions.
     pub accepted: u64,
+    /// Those that wait: their minions work through another master.
+    pub standby: u64,
 }
 
 /// All sessions of this master. Cheap to clone.
@@ -214,6 +223,9 @@ impl Roster {
             session.shown = old.shown;
             let reason = format!("{} attached again: the newer session stays", old.minion);
             old.mailbox.end(vec![ToMinion::Bye { reason, retry_after_ms }]);
+        }
+        if session.standby.is_some() {
+            book.standbys.insert(session.public_key);
         }
         book.by_key.insert(session.public_key, session);
         replaced
@@ -233,6 +245,43 @@ impl Roster {
         book.recent.push_back((seat.given, seat.ordinal.0));
         book.forget_seats(seat.given.saturating_sub(RECENT_MAX));
         true
+    }
+
+    /// What the session waits for from now on, if it is still the one of its key. Since when it does stays as it was.
+    pub fn set_standby(&self, key: &PublicKey, id: SessionId, standby: Option<Standby>) {
+        let mut book = self.lock();
+        let Some(session) = book.by_key.get_mut(key).filter(|session| session.id == id) else { return };
+        let since = session.standby.as_ref().map(|before| before.since);
+        let waits = standby.is_some();
+        session.standby = standby.map(|standby| Standby { since: since.unwrap_or(standby.since), ..standby });
+        if waits {
+            book.standbys.insert(*key);
+        } else {
+            book.standbys.remove(key);
+        }
+    }
+
+    /// The sessions that wait.
+    pub fn standbys(&self) -> Vec<(PublicKey, Standby)> {
+        let book = self.lock();
+        let session = |key: &PublicKey| Some((*key, book.by_key.get(key)?.standby.clone()?));
+        book.standbys.iter().filter_map(session).collect()
+    }
+
+    /// Ends up to `count` sessions that wait, those of minions that work through `spared` last.
+    pub fn dismiss_standbys(&self, count: u64, spared: Option<MasterId>, retry_after_ms: u64) {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        if count == 0 {
+            return;
+        }
+        let mut standbys = self.standbys();
+        standbys.sort_by_key(|(_, standby)| Some(standby.primary) == spared);
+        for (key, standby) in standbys.into_iter().take(count) {
+            // Taken out at once, so that the next one that comes does not count it again.
+            self.lock().standbys.remove(&key);
+            let reason = "its place is needed for minions that work through this master".into();
+            standby.mailbox.end(vec![ToMinion::Bye { reason, retry_after_ms }]);
+        }
     }
 
     /// The session is over; `None` if it is no longer the one of its key.
@@ -302,7 +351,8 @@ impl Roster {
     pub fn counts(&self) -> Counts {
         let book = self.lock();
         let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
-        Counts { attached: count(book.by_key.len()), accepted: count(book.accepted.len()) }
+        let (attached, accepted) = (count(book.by_key.len()), count(book.accepted.len()));
+        Counts { attached, accepted, standby: count(book.standbys.len()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -317,6 +367,7 @@ impl Book {
 
     fn take(&mut self, key: &PublicKey) -> Option<Session> {
         let session = self.by_key.remove(key)?;
+        self.standbys.remove(key);
         if let Some(seat) = session.seat
             && self.accepted.get(&seat.ordinal.0) == Some(key)
         {
@@ -341,6 +392,8 @@ mod tests {
             minion: MinionId::new("web-1").expect("an id"),
             public_key: PublicKey([key; 32]),
             version: "1".into(),
+            level: saltern_wire::level::LEVEL,
+            standby: None,
             since: LogicalTime::ZERO,
             seat: None,
             shown: false,
@@ -372,7 +425,7 @@ mod tests {
         assert!(matches!(old.last_words(), [ToMinion::Bye { retry_after_ms: 5, .. }]));
         assert!(roster.remove(&PublicKey([1; 32]), SessionId(1)).is_none(), "it is not the one of its key any more");
         assert!(!roster.accept(&PublicKey([1; 32]), SessionId(1), seat(7)));
-        assert_eq!(roster.counts(), Counts { attached: 1, accepted: 0 });
+        assert_eq!(roster.counts(), Counts { attached: 1, accepted: 0, standby: 0 });
         assert!(roster.remove(&PublicKey([1; 32]), SessionId(2)).expect("the second").shown, "it took the seat over");
     }
 

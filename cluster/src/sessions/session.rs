@@ -16,6 +16,7 @@ use crate::inbox::{late, settle, unreadable};
 use crate::sessions::calls::{Caller, carry_out, cost_of, cost_of_target, report_facts};
 use crate::sessions::limits::{Share, full, source_of};
 use crate::sessions::roster::{Drain, Mailbox, Seat, Session, SessionId};
+use crate::sessions::standby::Standby;
 use crate::sessions::standing::farewell;
 use crate::sessions::{RETRY_AFTER_MS, Shared};
 use crate::truth::{Lane, PROPOSE_TIMEOUT};
@@ -28,8 +29,10 @@ use saltern_store::command::{Command, KeyCommand};
 use saltern_wire::crypto::PublicKey;
 use saltern_wire::fault_point;
 use saltern_wire::io::Address;
-use saltern_wire::session::{Answer, Attach, Call, Grant, Refusal, Standing, ToMaster, ToMinion};
-use saltern_wire::{LogicalTime, MinionId, Ordinal, Revision};
+use saltern_wire::session::{
+    Answer, Attach, Call, Grant, MoveReason, Refusal, SessionRole, Standing, ToMaster, ToMinion,
+};
+use saltern_wire::{LogicalTime, MasterId, MinionId, Ordinal, Revision};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,6 +95,8 @@ pub(crate) async fn run(shared: Arc<Shared>, served: ServedSession, opening: Ope
         minion: minion.clone(),
         public_key,
         version: attach.version.clone(),
+        level: attach.level,
+        standby: None,
         since: shared.replica.now(),
         seat: None,
         shown: false,
@@ -102,7 +107,8 @@ pub(crate) async fn run(shared: Arc<Shared>, served: ServedSession, opening: Ope
     {
         shared.publisher.lock().revoke(seat.capability);
     }
-    tracing::debug!(%minion, "a minion attached");
+    let role = attach.role;
+    tracing::debug!(%minion, ?role, "a minion attached");
     let own_entries = Semaphore::new(1);
     let who = Who { minion, public_key, id, peer, attach, mailbox, shown: AtomicBool::new(false), own_entries };
     let who = Arc::new(who);
@@ -110,6 +116,12 @@ pub(crate) async fn run(shared: Arc<Shared>, served: ServedSession, opening: Ope
         shared: &shared,
         who: &who,
         told: None,
+        moved: match role {
+            SessionRole::Primary { moved } => moved.map(|reason| (reason, shared.io.clock.monotonic())),
+            SessionRole::Standby { .. } => None,
+        },
+        role,
+        left: None,
         seating: false,
         work: FuturesUnordered::new(),
         share: Share::new(shared.io.clock.monotonic()),
@@ -206,6 +218,12 @@ struct Reader<'a> {
     who: &'a Arc<Who>,
     /// The standing that the minion was last told.
     told: Option<Standing>,
+    /// What the session is to its minion.
+    role: SessionRole,
+    /// Why it came from another master, and when it said so, until it has its seat.
+    moved: Option<(MoveReason, Duration)>,
+    /// The master that the minion worked through before this one, if it waited here meanwhile.
+    left: Option<MasterId>,
     /// Whether a seat is being prepared, or was given.
     seating: bool,
     work: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -220,6 +238,7 @@ impl Reader<'_> {
         let mut silence = pin!(tokio::time::sleep(SILENCE_MAX));
         // Over: messages are read. What a minion sends meanwhile waits in its own socket.
         let mut pause = pin!(tokio::time::sleep(Duration::ZERO));
+        self.note_role();
         self.look();
         loop {
             tokio::select! {
@@ -255,7 +274,7 @@ impl Reader<'_> {
     /// What this message costs the session, in units of its share.
     fn cost(&self, message: &ToMaster) -> u32 {
         match message {
-            ToMaster::Ping { .. } | ToMaster::Attach(_) | ToMaster::Want { .. } => 1,
+            ToMaster::Ping { .. } | ToMaster::Attach(_) | ToMaster::Want { .. } | ToMaster::Role(_) => 1,
             ToMaster::Call { call: call @ Call::MineGet { .. }, .. } => {
                 cost_of(call).saturating_add(cost_of_target(self.shared))
             }
@@ -277,7 +296,11 @@ impl Reader<'_> {
             }
         };
         let Some(standing) = standing else {
-            return if self.told.is_some() { self.dismiss(Standing::Deleted) } else { self.submit() };
+            return if self.told.is_some() || self.role.is_standby() {
+                self.dismiss(Standing::Deleted)
+            } else {
+                self.submit()
+            };
         };
         if farewell(standing).is_some() {
             return self.dismiss(standing);
@@ -288,10 +311,11 @@ impl Reader<'_> {
         }
         if let Standing::Accepted { ordinal } = standing
             && !self.seating
+            && !self.role.is_standby()
         {
             self.seating = true;
-            let (shared, who) = (Arc::clone(self.shared), Arc::clone(self.who));
-            self.work.push(async move { Done::Seated(seat(&shared, &who, ordinal).await) }.boxed());
+            let (shared, who, left) = (Arc::clone(self.shared), Arc::clone(self.who), self.left);
+            self.work.push(async move { Done::Seated(seat(&shared, &who, ordinal, left).await) }.boxed());
         }
     }
 
@@ -331,7 +355,13 @@ impl Reader<'_> {
             Done::Submitted(Err(refusal)) => {
                 self.end(&format!("the key cannot be submitted: {refusal}"), RETRY_AFTER_MS)
             }
-            Done::Seated(Ok(())) => {}
+            Done::Seated(Ok(())) => {
+                if let Some((reason, said)) = self.moved.take() {
+                    let took = self.shared.io.clock.monotonic().saturating_sub(said);
+                    tracing::debug!(minion = %self.who.minion, reason = reason.name(), ?took, "a minion came here");
+                    self.shared.moves.count(reason, took);
+                }
+            }
             Done::Seated(Err(refusal)) => {
                 tracing::debug!(minion = %self.who.minion, %refusal, "an accepted minion waits for its seat");
                 self.seating = false;
@@ -354,8 +384,42 @@ impl Reader<'_> {
             }
             ToMaster::Call { sequence, deadline_ms, call } => self.handle_call(sequence, deadline_ms, call),
             ToMaster::Want { bytes } => self.purse.want(bytes, &self.who.mailbox),
+            ToMaster::Role(role) => self.handle_role(role),
             ToMaster::Attach(_) => self.end("a session attaches once", RETRY_AFTER_MS),
         }
+    }
+
+    /// The minion says what this session is to it from now on.
+    fn handle_role(&mut self, role: SessionRole) {
+        match (self.role, role) {
+            (SessionRole::Primary { .. }, SessionRole::Primary { .. }) => {}
+            (SessionRole::Primary { .. }, SessionRole::Standby { .. }) => {
+                self.end("a session that a minion works through does not go back to waiting", RETRY_AFTER_MS);
+            }
+            (SessionRole::Standby { .. }, SessionRole::Standby { .. }) => {
+                self.role = role;
+                self.note_role();
+            }
+            (SessionRole::Standby { primary, .. }, SessionRole::Primary { moved }) => {
+                self.role = role;
+                self.left = Some(primary);
+                self.moved = moved.map(|reason| (reason, self.shared.io.clock.monotonic()));
+                self.note_role();
+                self.look();
+            }
+        }
+    }
+
+    /// Lets the others know whether this session waits.
+    fn note_role(&self) {
+        let standby = match self.role {
+            SessionRole::Primary { .. } => None,
+            SessionRole::Standby { primary, preferred } => {
+                let (since, mailbox) = (self.shared.io.clock.monotonic(), self.who.mailbox.clone());
+                Some(Standby { primary, preferred, since, mailbox })
+            }
+        };
+        self.shared.roster.set_standby(&self.who.public_key, self.who.id, standby);
     }
 
     fn handle_call(&mut self, sequence: u64, deadline_ms: u64, call: Call) {
@@ -363,7 +427,8 @@ impl Reader<'_> {
         let refuse = |refusal| {
             self.who.mailbox.push(Arc::new(ToMinion::Reply { sequence, revision, result: Err(refusal) }));
         };
-        let Some(Standing::Accepted { ordinal }) = self.told else {
+        let works = self.told.filter(|_| !self.role.is_standby());
+        let Some(Standing::Accepted { ordinal }) = works else {
             self.shared.witness.refuse(Reason::NotAccepted);
             return refuse(Refusal::NotAccepted);
         };
@@ -430,8 +495,17 @@ pub(crate) fn last_words(standing: Standing) -> Vec<ToMinion> {
     vec![ToMinion::Standing(standing), ToMinion::Bye { reason, retry_after_ms: RETRY_AFTER_MS }]
 }
 
-/// Gives an accepted minion everything that it works with.
-async fn seat(shared: &Shared, who: &Who, ordinal: Ordinal) -> Result<(), Refusal> {
+/// Gives an accepted minion everything that it works with. One that waited here while it worked through the master `left`
+/// begins anew: what was decided about its key meanwhile counts.
+async fn seat(shared: &Shared, who: &Who, ordinal: Ordinal, left: Option<MasterId>) -> Result<(), Refusal> {
+    if left.is_some() {
+        shared.confirm().await;
+        if let Some(reason) = shared.closed() {
+            who.mailbox.end(vec![ToMinion::Bye { reason, retry_after_ms: RETRY_AFTER_MS }]);
+            return Ok(());
+        }
+    }
+    shared.make_room(left);
     let enrolled = settle_incarnation(shared, who, ordinal).await?;
     let capability = shared.publisher.lock().admit();
     let given = shared.io.clock.monotonic();

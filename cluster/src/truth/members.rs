@@ -112,6 +112,12 @@ impl Truth {
         self.0.probes.lock().unwrap_or_else(PoisonError::into_inner).get(&master)?.secret
     }
 
+    /// Other masters that answered their last probe.
+    pub(crate) fn answering(&self) -> BTreeSet<MasterId> {
+        let probes = self.0.probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.iter().filter(|(_, probed)| probed.reachable).map(|(id, _)| *id).collect()
+    }
+
     /// Members of the group that answered their last probe, and this one.
     pub(crate) fn reachable(&self) -> BTreeSet<MasterId> {
         let members = self.status().members.into_iter().filter(|member| member.reachable);

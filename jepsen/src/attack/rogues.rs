@@ -9,7 +9,8 @@ use saltern_wire::MinionId;
 use saltern_wire::crypto::Identity;
 use saltern_wire::crypto::handshake::{Expectation, Initiator};
 use saltern_wire::io::{Address, Link, Transport};
-use saltern_wire::session::{Attach, Grant, Standing, ToMaster, ToMinion};
+use saltern_wire::level::LEVEL;
+use saltern_wire::session::{Attach, Grant, SessionRole, Standing, ToMaster, ToMinion};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -105,7 +106,15 @@ impl Rogues {
     async fn attach(&self, target: Target, rogue: &MinionCredentials) -> anyhow::Result<(Session, Standing)> {
         let link = self.dial(target).await?;
         let mut session = Session::open(link, rogue, &SystemEntropy, PATIENCE).await?;
-        let attach = Attach { version: "0".into(), incarnation: 1, directory: None, facts_digest: [0; 32], credit: false };
+        let attach = Attach {
+            version: "0".into(),
+            incarnation: 1,
+            directory: None,
+            facts_digest: [0; 32],
+            credit: false,
+            role: SessionRole::default(),
+            level: LEVEL,
+        };
         session.sender.send(&ToMaster::Attach(attach)).await?;
         let standing = tokio::time::timeout(PATIENCE, async {
             loop {

@@ -8,7 +8,7 @@ use super::desk::{Ask, Desk};
 use super::facts::Facts;
 use super::outcomes::Settling;
 use super::{StartError, inside};
-use crate::attach::{Candidates, NO_QUORUM_PATIENCE, NO_QUORUM_SPREAD, Patience, jittered};
+use crate::attach::{Candidates, Home, NO_QUORUM_PATIENCE, NO_QUORUM_SPREAD, Patience, jittered};
 use crate::book::MineBook;
 use crate::config::Config;
 use crate::delivery::{Delivery, Source};
@@ -29,6 +29,7 @@ use saltern_wire::crypto::Identity;
 use saltern_wire::fault_point;
 use saltern_wire::io::{Io, draw};
 use saltern_wire::job::{Job, Outcome, OutcomeKind, ReturnPart};
+use saltern_wire::level::LEVEL_FIRST;
 use saltern_wire::session::Standing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -90,6 +91,8 @@ pub(super) struct Core {
     pub(super) running: BTreeMap<JobId, Running>,
     next_look: Duration,
     pub(super) standing: Option<Standing>,
+    /// The cluster's feature level, as its beacons say.
+    pub(super) level: u32,
     pub(super) work: FuturesUnordered<BoxFuture<'static, Done>>,
     pub(super) desk: Desk,
     pub(super) ended: mpsc::UnboundedSender<JobId>,
@@ -126,8 +129,9 @@ impl Core {
             let entries = rules.handle_journal_lost();
             journal.append(&entries, rules.ledger())?;
         }
-        let mut candidates = Candidates::new(config.id.clone(), &config.masters);
-        candidates.handle_directory(rules.trust.active_masters().map(|master| &master.endpoints.session));
+        let home = Home { region: config.region.clone(), zone: config.zone.clone() };
+        let mut candidates = Candidates::new(config.id.clone(), home, &config.masters);
+        candidates.handle_directory(rules.trust.active_masters());
         let (asks, asks_inlet) = mpsc::channel(64);
         let (ended, ended_inlet) = mpsc::unbounded_channel();
         let mine_functions = Arc::new(config.mine_functions.clone());
@@ -148,6 +152,7 @@ impl Core {
             running: BTreeMap::new(),
             next_look: now,
             standing: None,
+            level: LEVEL_FIRST,
             work: FuturesUnordered::new(),
             config,
             io,

@@ -4,14 +4,19 @@ use super::connection::Connection;
 use super::core::Core;
 use crate::refusals::reason_of_directory;
 use crate::trust::Place;
+use saltern_wire::MasterId;
 use saltern_wire::crypto::Signed;
 use saltern_wire::fanout::{Beacon, Broadcast};
+use saltern_wire::level::LEVEL;
 use saltern_wire::master::Directory;
-use saltern_wire::session::{Attach, Standing, ToMaster, ToMinion};
+use saltern_wire::session::{Attach, MoveReason, SessionRole, Standing, ToMaster, ToMinion};
 use std::time::Duration;
 
 /// How long a proven master that is not in our directory has to bring a newer one.
 const ADMIT_WITHIN: Duration = Duration::from_secs(5);
+
+/// Longest time that is spent on one wish to move.
+const MOVE_WITHIN_MAX: Duration = Duration::from_secs(60);
 
 /// What is to become of the connection.
 pub(super) enum Fate {
@@ -21,17 +26,32 @@ pub(super) enum Fate {
     Leave(String),
     /// It ends because the master asked for it, which is to be left alone for so long.
     Bye(String, Duration),
+    /// It goes on until the minion works through another master.
+    Move(Wish),
+}
+
+/// A master's wish that this minion works through another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// Through which; whichever is best if none is named.
+    pub(super) to: Option<MasterId>,
+    /// Why.
+    pub(super) reason: MoveReason,
+    /// Until when it may take.
+    pub(super) by: Duration,
 }
 
 impl Core {
     /// The first message of a session.
-    pub(super) fn attach(&self) -> ToMaster {
+    pub(super) fn attach(&self, role: SessionRole) -> ToMaster {
         ToMaster::Attach(Attach {
             version: env!("CARGO_PKG_VERSION").into(),
             incarnation: self.incarnation,
             directory: self.rules.trust.directory().map(|directory| (directory.generation, directory.version)),
             facts_digest: self.facts.reported_digest(),
             credit: true,
+            role,
+            level: LEVEL,
         })
     }
 
@@ -51,7 +71,9 @@ impl Core {
         match message {
             ToMinion::Directory(signed) => self.handle_directory(connection, &signed, now),
             ToMinion::Pong { sequence, quorum } => {
-                connection.vitals.handle_pong(sequence, quorum, now);
+                if let Some(round_trip) = connection.vitals.handle_pong(sequence, quorum, now) {
+                    self.candidates.handle_round_trip(connection.certificate.master, round_trip);
+                }
                 Fate::Stay
             }
             ToMinion::Bye { reason, retry_after_ms } => Fate::Bye(reason, Duration::from_millis(retry_after_ms)),
@@ -92,10 +114,21 @@ impl Core {
                 self.handle_reply(sequence, result, now);
                 Fate::Stay
             }
+            ToMinion::Move { to, reason, within_ms } => {
+                let within = Duration::from_millis(within_ms).min(MOVE_WITHIN_MAX);
+                Fate::Move(Wish { to, reason, by: now + within })
+            }
+            // Said on the session that waits, about the one that is worked through.
+            ToMinion::Promote { .. } => Fate::Stay,
         }
     }
 
-    fn handle_directory(&mut self, connection: &mut Connection, signed: &Signed<Directory>, now: Duration) -> Fate {
+    pub(super) fn handle_directory(
+        &mut self,
+        connection: &mut Connection,
+        signed: &Signed<Directory>,
+        now: Duration,
+    ) -> Fate {
         let generation = self.rules.trust.generation();
         match self.rules.trust.handle_directory(connection.ca, signed) {
             Err(error) => {
@@ -117,7 +150,7 @@ impl Core {
                     self.facts.handle_generation();
                 }
                 let masters = self.rules.trust.active_masters();
-                self.candidates.handle_directory(masters.map(|master| &master.endpoints.session));
+                self.candidates.handle_directory(masters);
             }
         }
         match self.rules.trust.place(&connection.certificate) {
@@ -127,7 +160,7 @@ impl Core {
                 for message in connection.admit() {
                     match self.handle_message(connection, message, now) {
                         Fate::Stay => {}
-                        fate @ (Fate::Leave(_) | Fate::Bye(..)) => return fate,
+                        fate @ (Fate::Leave(_) | Fate::Bye(..) | Fate::Move(_)) => return fate,
                     }
                 }
                 Fate::Stay
@@ -193,6 +226,7 @@ impl Core {
             ));
         }
         connection.vitals.handle_beacon(beacon, now);
+        self.level = beacon.level;
         let actions = self.rules.handle_time(beacon.time);
         self.perform(actions);
         Fate::Stay

@@ -3,6 +3,7 @@
 //! ```text
 //!              ┌────────────────────────── run: the loop ──────────────────────────┐
 //!   master ◀──▶│ connection   session + fan-out of one attached master             │
+//!  another ◀──▶│ beside       the session that waits, and moves                    │
 //!              │ core         rules, journal, outbox, delivery: what is decided    │──▶ executor (supervisors)
 //!              │ outcomes     what is over: to the disk, and off it once committed │
 //!              │ calls        what is asked of the master, and its answers         │
@@ -16,6 +17,7 @@
 //! **It refuses** to obey a master that is not in the directory, and to forget an outcome that is not committed.
 
 mod asks;
+mod beside;
 mod calls;
 mod connection;
 mod core;
@@ -75,6 +77,8 @@ pub struct Status {
     pub standing: Option<Standing>,
     /// Whether it listens to its master's fan-out.
     pub subscribed: bool,
+    /// The master with which a second session waits.
+    pub standby: Option<Attached>,
     /// Journalled jobs without an outcome.
     pub running: usize,
     /// Outcomes that are not committed yet.
@@ -115,6 +119,7 @@ impl Agent {
             attached: None,
             standing: None,
             subscribed: false,
+            standby: None,
             running: core.running.len(),
             waiting: core.delivery.len(),
         });

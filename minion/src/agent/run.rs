@@ -1,5 +1,7 @@
-//! The loop: chooses a master, attaches, listens to everything at once, and moves on when the master is gone.
+//! The loop: chooses a master, attaches, listens to everything at once, and moves on when the master is gone: to the session
+//! that waits beside ([`super::beside`]), or to the next master.
 
+use super::beside::{Beside, BesideEvent, next_beside};
 use super::connection::{Connection, Event};
 use super::core::{Core, Inlets};
 use super::desk::Ask;
@@ -12,7 +14,7 @@ use futures::future::BoxFuture;
 use saltern_pubsub::call::{MinionCredentials, Session};
 use saltern_pubsub::channel::SessionError;
 use saltern_wire::io::{Address, draw};
-use saltern_wire::session::{Standing, ToMaster};
+use saltern_wire::session::{MoveReason, SessionRole, Standing, ToMaster, ToMinion};
 use saltern_wire::slot::Slot;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -26,7 +28,7 @@ const TICK_MAX: Duration = Duration::from_secs(30);
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
 /// Where the loop stands with masters.
-enum Phase {
+pub(super) enum Phase {
     /// Waits until `at`, or for ever if there is no master at all.
     Away { at: Duration },
     /// Dials one.
@@ -41,13 +43,14 @@ enum Wake {
     Clock,
     Dialled(Box<Result<Session, Missed>>),
     Connection(Event),
+    Beside(BesideEvent),
     Ended(saltern_wire::JobId),
     Asked(Ask),
     Done(super::core::Done),
 }
 
 /// Why a call brought no session.
-enum Missed {
+pub(super) enum Missed {
     /// The master has a queue.
     Slot(Slot),
     /// It failed.
@@ -60,13 +63,20 @@ impl Missed {
     }
 }
 
-struct Loop {
-    core: Core,
-    phase: Phase,
-    subscribed: bool,
-    tasks: TaskTracker,
+pub(super) struct Loop {
+    pub(super) core: Core,
+    pub(super) phase: Phase,
+    pub(super) beside: Beside,
+    pub(super) subscribed: bool,
+    /// An operator sent this minion to the master that it works through: it looks for no better one.
+    pub(super) stay: bool,
+    pub(super) tasks: TaskTracker,
     /// After a refused key: not before this time.
     pause_until: Duration,
+    /// Why the next master is attached to in the place of one before.
+    moved: Option<MoveReason>,
+    /// What the session that takes over has been given for returns.
+    pub(super) credit_beside: Option<u64>,
 }
 
 /// Runs until `token` is cancelled.
@@ -78,7 +88,17 @@ pub(super) async fn run(
     tasks: TaskTracker,
 ) {
     let phase = Phase::Away { at: core.io.clock.monotonic() };
-    let mut this = Loop { core, phase, subscribed: false, tasks, pause_until: Duration::ZERO };
+    let mut this = Loop {
+        core,
+        phase,
+        beside: Beside::none(),
+        subscribed: false,
+        stay: false,
+        tasks,
+        pause_until: Duration::ZERO,
+        moved: None,
+        credit_beside: None,
+    };
     loop {
         let now = this.core.io.clock.monotonic();
         this.poll(now);
@@ -89,6 +109,8 @@ pub(super) async fn run(
             Wake::Clock => {}
             Wake::Dialled(result) => this.handle_dialled(*result),
             Wake::Connection(event) => this.handle_event(event),
+            Wake::Beside(BesideEvent::Dialled(result)) => this.handle_dialled_beside(*result),
+            Wake::Beside(BesideEvent::Connection(event)) => this.handle_event_beside(event),
             Wake::Ended(jid) => this.core.look_after(jid),
             Wake::Asked(ask) => this.core.handle_ask(ask),
             Wake::Done(done) => this.core.handle_done(done),
@@ -110,7 +132,7 @@ impl Loop {
                 Phase::Attached(connection) => Wake::Connection(connection.next().await),
             }
         };
-        let work = &mut self.core.work;
+        let (work, beside) = (&mut self.core.work, &mut self.beside);
         tokio::select! {
             biased;
             () = token.cancelled() => Wake::Stop,
@@ -118,6 +140,7 @@ impl Loop {
             Some(ask) = inlets.asks.recv() => Wake::Asked(ask),
             Some(done) = work.next() => Wake::Done(done),
             wake = master => wake,
+            event = next_beside(beside) => Wake::Beside(event),
             () = tokio::time::sleep(wait) => Wake::Clock,
         }
     }
@@ -132,7 +155,7 @@ impl Loop {
             self.dial(now);
         }
         if let Phase::Attached(connection) = &mut self.phase {
-            let mut leave = None;
+            let (mut leave, mut useless, mut why) = (None, None, MoveReason::Lost);
             if connection.vitals.poll_stable(now) {
                 self.core.candidates.handle_stable(&connection.address);
             }
@@ -148,15 +171,18 @@ impl Loop {
                 }
                 Pulse::Gone(reason) => leave = Some(reason),
                 Pulse::NoQuorum(since) => {
-                    if self.core.candidates.handle_useless(&connection.address, now) {
-                        leave = Some(format!("no quorum for {} s, another may have one", since.as_secs()));
-                    }
+                    useless = Some(format!("no quorum for {} s, another may have one", since.as_secs()));
                 }
             }
-            if let Some(since) = self.core.poll_refused(now)
-                && self.core.candidates.handle_useless(&connection.address, now)
-            {
-                leave = Some(format!("it has taken no call for {} s, another may", since.as_secs()));
+            if let Some(since) = self.core.poll_refused(now) {
+                useless = Some(format!("it has taken no call for {} s, another may", since.as_secs()));
+            }
+            if let Some(reason) = useless {
+                // One that says that it has a quorum is better than one that is only not known to have none.
+                let waits = self.beside.ready().is_some_and(|standby| standby.vitals.has_quorum());
+                if self.core.candidates.handle_useless(&connection.address, now) || waits {
+                    (why, leave) = (MoveReason::Useless, Some(reason));
+                }
             }
             if leave.is_none() && connection.admit_by.is_none() {
                 for message in self.core.next_calls(now) {
@@ -166,9 +192,10 @@ impl Loop {
                 }
             }
             if let Some(reason) = leave {
-                self.leave(&reason, None, now);
+                self.leave(&reason, None, why, now);
             }
         }
+        self.poll_beside(now);
     }
 
     /// When [`Loop::poll`] has something to do again.
@@ -180,7 +207,7 @@ impl Loop {
                 connection.admit_by.map_or(connection.vitals.deadline(), |by| by.min(connection.vitals.deadline())),
             ),
         };
-        let deadlines = [master, self.core.deadline(), self.core.calls.deadline(now)];
+        let deadlines = [master, self.deadline_beside(), self.core.deadline(), self.core.calls.deadline(now)];
         deadlines.into_iter().flatten().min().unwrap_or(now + TICK_MAX)
     }
 
@@ -194,27 +221,8 @@ impl Loop {
             self.phase = Phase::Away { at: choice.at.max(self.pause_until) };
             return;
         }
-        let credentials = MinionCredentials {
-            identity: self.core.identity.clone(),
-            minion: self.core.config.id.clone(),
-            expectation: self.core.rules.trust.expectation(),
-        };
-        let ticket = self.core.candidates.take_ticket(&choice.address);
-        let (io, timeout, address) = (self.core.io.clone(), self.core.config.dial_timeout, choice.address.clone());
-        let attempt = async move {
-            let link = match tokio::time::timeout(timeout, io.transport.dial(&address)).await {
-                Ok(link) => link.map_err(Missed::failed)?,
-                Err(_) => {
-                    return Err(Missed::Failed(format!("{address}: no connection within {} ms", timeout.as_millis())));
-                }
-            };
-            let session = Session::open_at_slot(link, &credentials, ticket, io.entropy.as_ref(), timeout).await;
-            session.map_err(|error| match error {
-                SessionError::Slot { slot, .. } => Missed::Slot(slot),
-                error => Missed::failed(error),
-            })
-        };
-        self.phase = Phase::Dialling { address: choice.address, attempt: attempt.boxed() };
+        let attempt = dialling(&mut self.core, &choice.address);
+        self.phase = Phase::Dialling { address: choice.address, attempt };
     }
 
     fn handle_dialled(&mut self, result: Result<Session, Missed>) {
@@ -225,7 +233,7 @@ impl Loop {
         match result {
             Err(Missed::Slot(slot)) => {
                 tracing::info!(master = %address, wait_ms = slot.wait_ms, "the master has a queue");
-                let random = u64::from_be_bytes(draw(self.core.io.entropy.as_ref()));
+                let random = self.core.random();
                 self.core.candidates.handle_slot(&address, slot, now, random);
             }
             Err(Missed::Failed(error)) => {
@@ -236,7 +244,7 @@ impl Loop {
                 let patience = self.core.patience();
                 let mut connection = Connection::new(session, address, patience, now, &self.tasks);
                 self.core.handle_session(&mut connection, now);
-                let attach = self.core.attach();
+                let attach = self.core.attach(SessionRole::Primary { moved: self.moved.take() });
                 connection.send(attach);
                 let (master, name) = (connection.certificate.master, &connection.certificate.name);
                 tracing::info!(%master, name, address = %connection.address, "attached");
@@ -248,8 +256,12 @@ impl Loop {
     fn handle_event(&mut self, event: Event) {
         let now = self.core.io.clock.monotonic();
         let Phase::Attached(connection) = &mut self.phase else { return };
+        let mut is_directory = false;
         let fate = match event {
-            Event::Session(message) => self.core.handle_message(connection, *message, now),
+            Event::Session(message) => {
+                is_directory = matches!(*message, ToMinion::Directory(_));
+                self.core.handle_message(connection, *message, now)
+            }
             Event::Broadcast(broadcast) if connection.admit_by.is_none() => {
                 self.core.handle_broadcast(connection, *broadcast, now)
             }
@@ -261,16 +273,22 @@ impl Loop {
             }
             Event::Lost(cause) => Fate::Leave(cause),
         };
-        self.core.frames_refused.handle_current(connection.frames_refused());
+        if let Phase::Attached(connection) = &self.phase {
+            self.core.frames_refused.handle_current(connection.frames_refused());
+        }
+        if is_directory {
+            self.review_beside(now);
+        }
         match fate {
             Fate::Stay => {}
-            Fate::Leave(reason) => self.leave(&reason, None, now),
-            Fate::Bye(reason, retry_after) => self.leave(&reason, Some(retry_after), now),
+            Fate::Leave(reason) => self.leave(&reason, None, MoveReason::Lost, now),
+            Fate::Bye(reason, retry_after) => self.leave(&reason, Some(retry_after), MoveReason::Drain, now),
+            Fate::Move(wish) => self.handle_wish(wish, now),
         }
     }
 
     /// Drops the connection; what was on its way waits again.
-    fn leave(&mut self, reason: &str, retry_after: Option<Duration>, now: Duration) {
+    fn leave(&mut self, reason: &str, retry_after: Option<Duration>, why: MoveReason, now: Duration) {
         let Phase::Attached(connection) = std::mem::replace(&mut self.phase, Phase::Away { at: now }) else { return };
         self.subscribed = false;
         let lived = now.saturating_sub(connection.vitals.attached());
@@ -283,8 +301,12 @@ impl Loop {
         self.core.handle_session_over();
         match self.core.standing {
             // The truth has spoken: asking every other master at once would change nothing.
-            Some(Standing::Rejected | Standing::Denied) => self.pause_until = now + REFUSED_PAUSE,
-            Some(Standing::Pending | Standing::Accepted { .. } | Standing::Deleted) | None => {}
+            Some(Standing::Rejected | Standing::Denied) => {
+                self.pause_until = now + REFUSED_PAUSE;
+                self.beside = Beside::none();
+            }
+            Some(Standing::Pending | Standing::Deleted) | None => self.beside = Beside::none(),
+            Some(Standing::Accepted { .. }) => {}
         }
         match retry_after {
             None => self.fail(&address, lived, now),
@@ -293,9 +315,23 @@ impl Loop {
                 self.core.candidates.handle_bye(&address, retry_after, lived, now, random);
             }
         }
-        // Thousands may have lost the same master in this moment: it said itself how they are to spread.
-        let random = u64::from_be_bytes(draw(self.core.io.entropy.as_ref()));
-        self.pause_until = self.pause_until.max(now + jittered(window, random));
+        self.stay = false;
+        if !self.promote(why, now) {
+            self.moved = Some(why);
+            self.adopt_dialling();
+            // Thousands may have lost the same master in this moment: it said itself how they are to spread.
+            let random = self.core.random();
+            self.pause_until = self.pause_until.max(now + jittered(window, random));
+        }
+    }
+
+    /// Works through `connection` from now on; the one before is closed, and what was on its way waits again.
+    pub(super) fn replace_primary(&mut self, connection: Box<Connection>) {
+        if let Phase::Attached(old) = std::mem::replace(&mut self.phase, Phase::Attached(connection)) {
+            self.core.frames_refused.handle_current(old.frames_refused());
+            self.core.frames_refused.handle_ended();
+        }
+        self.core.handle_session_over();
     }
 
     fn fail(&mut self, address: &Address, lived: Duration, now: Duration) {
@@ -305,11 +341,7 @@ impl Loop {
 
     fn publish(&self, status: &watch::Sender<Status>) {
         let attached = match &self.phase {
-            Phase::Attached(connection) if connection.admit_by.is_none() => Some(Attached {
-                master: connection.certificate.master,
-                name: connection.certificate.name.clone(),
-                address: connection.address.clone(),
-            }),
+            Phase::Attached(connection) if connection.admit_by.is_none() => Some(name_of(connection)),
             Phase::Attached(_) | Phase::Away { .. } | Phase::Dialling { .. } => None,
         };
         let now = Status {
@@ -317,6 +349,7 @@ impl Loop {
             attached,
             standing: self.core.standing,
             subscribed: self.subscribed,
+            standby: self.beside.ready().map(name_of),
             running: self.core.running.len(),
             waiting: self.core.delivery.len(),
         };
@@ -326,4 +359,37 @@ impl Loop {
             changed
         });
     }
+}
+
+fn name_of(connection: &Connection) -> Attached {
+    Attached {
+        master: connection.certificate.master,
+        name: connection.certificate.name.clone(),
+        address: connection.address.clone(),
+    }
+}
+
+/// Opens a session with whoever answers at `address`. A name is looked up anew each time.
+pub(super) fn dialling(core: &mut Core, address: &Address) -> BoxFuture<'static, Result<Session, Missed>> {
+    let credentials = MinionCredentials {
+        identity: core.identity.clone(),
+        minion: core.config.id.clone(),
+        expectation: core.rules.trust.expectation(),
+    };
+    let ticket = core.candidates.take_ticket(address);
+    let (io, timeout, address) = (core.io.clone(), core.config.dial_timeout, address.clone());
+    let attempt = async move {
+        let link = match tokio::time::timeout(timeout, io.transport.dial(&address)).await {
+            Ok(link) => link.map_err(Missed::failed)?,
+            Err(_) => {
+                return Err(Missed::Failed(format!("{address}: no connection within {} ms", timeout.as_millis())));
+            }
+        };
+        let session = Session::open_at_slot(link, &credentials, ticket, io.entropy.as_ref(), timeout).await;
+        session.map_err(|error| match error {
+            SessionError::Slot { slot, .. } => Missed::Slot(slot),
+            error => Missed::failed(error),
+        })
+    };
+    attempt.boxed()
 }

@@ -21,6 +21,14 @@ pub struct Layer {
     pub mine_interval: Option<u64>,
     /// Salt's `grains`.
     pub grains: Option<Map>,
+    /// The region of this machine, in the words of the masters' regions.
+    pub region: Option<String>,
+    /// The zone of this machine, likewise.
+    pub zone: Option<String>,
+    /// Whether a second session waits with another master.
+    pub standby: Option<bool>,
+    /// Milliseconds after which the second session is opened, at most.
+    pub standby_delay_ms_max: Option<u64>,
     /// Milliseconds between two pings.
     pub ping_interval_ms: Option<u64>,
     /// Milliseconds a ping may stay unanswered.
@@ -70,6 +78,9 @@ pub enum SetError {
     /// The key takes a whole number.
     #[error("{0:?} is not a whole number")]
     Number(String),
+    /// The key takes true or false.
+    #[error("{0:?} is neither true nor false")]
+    Truth(String),
     /// The key takes a structure, which only a file can hold.
     #[error("it can be set in the configuration file only")]
     FileOnly,
@@ -79,12 +90,21 @@ impl Layer {
     /// Sets the key `name` from a text, as the environment gives it.
     pub fn set(&mut self, name: &str, text: &str) -> Result<(), SetError> {
         let number = || text.trim().parse::<u64>().map(Some).map_err(|_| SetError::Number(text.into()));
+        let truth = || match text.trim() {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(SetError::Truth(text.into())),
+        };
         match name {
             "id" => self.id = Some(text.into()),
             "master" => self.master = Some(OneOrMany::One(text.into())),
             "ca_fingerprint" => self.ca_fingerprint = Some(text.into()),
             "data_dir" => self.data_dir = Some(text.into()),
             "log_level" => self.log_level = Some(text.into()),
+            "region" => self.region = Some(text.into()),
+            "zone" => self.zone = Some(text.into()),
+            "standby" => self.standby = Some(truth()?),
+            "standby_delay_ms_max" => self.standby_delay_ms_max = number()?,
             "mine_interval" => self.mine_interval = number()?,
             "ping_interval_ms" => self.ping_interval_ms = number()?,
             "ping_timeout_ms" => self.ping_timeout_ms = number()?,
@@ -112,6 +132,10 @@ impl Layer {
         put(&mut self.ca_fingerprint, over.ca_fingerprint);
         put(&mut self.data_dir, over.data_dir);
         put(&mut self.mine_interval, over.mine_interval);
+        put(&mut self.region, over.region);
+        put(&mut self.zone, over.zone);
+        put(&mut self.standby, over.standby);
+        put(&mut self.standby_delay_ms_max, over.standby_delay_ms_max);
         put(&mut self.ping_interval_ms, over.ping_interval_ms);
         put(&mut self.ping_timeout_ms, over.ping_timeout_ms);
         put(&mut self.beacon_silence_ms_max, over.beacon_silence_ms_max);

@@ -9,6 +9,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Longest label of a region or zone, in bytes: names of places, not texts.
+const LABEL_BYTES_MAX: usize = 256;
+
 /// What the command line says.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Flags {
@@ -175,11 +178,24 @@ fn check(layer: Layer, hostname: &str) -> Result<Config, ConfigError> {
     if let Some(grains) = layer.grains {
         config.grains = grains;
     }
+    for (key, label, slot) in [("region", layer.region, &mut config.region), ("zone", layer.zone, &mut config.zone)] {
+        match label {
+            Some(label) if label.len() > LABEL_BYTES_MAX => {
+                return Err(refuse(key, &format!("it has {} bytes, the limit is {LABEL_BYTES_MAX}", label.len())));
+            }
+            Some(label) => *slot = label.trim().to_owned(),
+            None => {}
+        }
+    }
+    if let Some(standby) = layer.standby {
+        config.standby = standby;
+    }
     let spans = [
         ("ping_interval_ms", layer.ping_interval_ms, &mut config.ping_interval),
         ("ping_timeout_ms", layer.ping_timeout_ms, &mut config.ping_timeout),
         ("beacon_silence_ms_max", layer.beacon_silence_ms_max, &mut config.beacon_silence_max),
         ("dial_timeout_ms", layer.dial_timeout_ms, &mut config.dial_timeout),
+        ("standby_delay_ms_max", layer.standby_delay_ms_max, &mut config.standby_delay_max),
     ];
     for (key, value, slot) in spans {
         match value {

@@ -45,6 +45,15 @@ pub struct Config {
     pub mine_interval: Option<Duration>,
     /// Grains set by the operator; they win over host facts.
     pub grains: Map,
+    /// The region that it stands in, in the words of the masters' regions; empty if nobody says. Masters of its own zone, then
+    /// of its own region, come first.
+    pub region: String,
+    /// The zone that it stands in, likewise.
+    pub zone: String,
+    /// Whether it keeps a second session with another master.
+    pub standby: bool,
+    /// How long after it attached the second session is opened, at most: minions that attach together spread over it.
+    pub standby_delay_max: Duration,
     /// How often the session is pinged.
     pub ping_interval: Duration,
     /// How long a ping may stay unanswered before the master counts as gone.
@@ -89,6 +98,10 @@ impl Config {
             mine_functions: Vec::new(),
             mine_interval: Some(Duration::from_secs(60 * 60)),
             grains: Map::new(),
+            region: String::new(),
+            zone: String::new(),
+            standby: true,
+            standby_delay_max: Duration::from_secs(10),
             ping_interval: Duration::from_secs(2),
             ping_timeout: Duration::from_secs(6),
             beacon_silence_max: Duration::from_secs(12),

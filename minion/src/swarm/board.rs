@@ -156,6 +156,7 @@ mod tests {
             fingerprint: Identity::from_seed([1; 32]).public_key().fingerprint(),
             attached: master.map(attached),
             standing: Some(Standing::Accepted { ordinal: Ordinal(1) }),
+            standby: None,
             subscribed,
             running: 0,
             waiting: 0,

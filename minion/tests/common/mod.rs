@@ -19,7 +19,7 @@ use saltern_wire::job::{Job, Outcome, Recorded};
 use saltern_wire::limits::{RETURN_PART_OVERHEAD_BYTES, RETURN_WINDOW_BYTES};
 use saltern_wire::master::{Certificate, Directory, Endpoints, MasterRecord, MasterState};
 use saltern_wire::mine::{MineEntry, MineStamp};
-use saltern_wire::session::{Answer, Call, Grant, Refusal, Standing, ToMaster, ToMinion};
+use saltern_wire::session::{Answer, Call, Grant, Refusal, SessionRole, Standing, ToMaster, ToMinion};
 use saltern_wire::target::{Target, TargetKind};
 use saltern_wire::{ClusterId, JobId, LogicalTime, Map, MasterId, MinionId, Value, decode};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +32,6 @@ pub const CLUSTER: ClusterId = ClusterId::from_bytes([7; 16]);
 pub const ORDINAL: Ordinal = Ordinal(5);
 
 /// What the masters agree on.
-#[derive(Default)]
 pub struct Truth {
     pub returns: BTreeMap<JobId, Vec<(Outcome, MasterId)>>,
     parts: BTreeMap<(JobId, [u8; 32]), BTreeMap<u16, Vec<u8>>>,
@@ -45,8 +44,31 @@ pub struct Truth {
     pub wants: Vec<u64>,
     /// Calls with more returns than the window and the last credit allow, of sessions that were given some.
     pub overdrawn: u32,
+    /// What sessions were said to be, in order.
+    pub roles: Vec<(MasterId, SessionRole)>,
+    /// The cluster's feature level.
+    pub level: u32,
     /// Masters that live and are of no use.
     pub lame: BTreeMap<MasterId, Lame>,
+}
+
+impl Default for Truth {
+    fn default() -> Self {
+        Self {
+            returns: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            accepted: BTreeSet::new(),
+            facts: None,
+            mine: BTreeMap::new(),
+            refuse: None,
+            attaches: 0,
+            wants: Vec::new(),
+            overdrawn: 0,
+            roles: Vec::new(),
+            level: saltern_wire::level::LEVEL,
+            lame: BTreeMap::new(),
+        }
+    }
 }
 
 /// What a master that answers every ping does not do.
@@ -116,6 +138,8 @@ pub struct Master {
 #[derive(Clone)]
 enum Said {
     Session(ToMinion),
+    /// To sessions that wait.
+    Standby(ToMinion),
     Fanout(Broadcast),
 }
 
@@ -348,6 +372,11 @@ impl Master {
         let _ = self.say.send(Said::Session(message));
     }
 
+    /// Says something on every session that waits here.
+    pub fn tell_standbys(&self, message: ToMinion) {
+        let _ = self.say.send(Said::Standby(message));
+    }
+
     /// Kills the master: its listeners and sessions are gone.
     pub fn kill(&self) {
         self.token.cancel();
@@ -382,8 +411,13 @@ async fn run_session(world: World, link: Link, says: broadcast::Receiver<Said>, 
 async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiver<Said>) {
     let within = Duration::from_secs(5);
     let Ok(mut session) = ServedSession::accept(link, &world.credentials, &SystemEntropy, within).await else { return };
-    let Ok(ToMaster::Attach(_)) = session.receiver.recv().await else { return };
-    world.truth.lock().expect("sound").attaches += 1;
+    let Ok(ToMaster::Attach(attach)) = session.receiver.recv().await else { return };
+    let mut works = !attach.role.is_standby();
+    {
+        let mut truth = world.truth.lock().expect("sound");
+        truth.attaches += u32::from(works);
+        truth.roles.push((world.id, attach.role));
+    }
     let mut said = Vec::new();
     world.standing.mark_changed();
     world.directory.mark_changed();
@@ -402,7 +436,7 @@ async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiv
             Ok(()) = world.standing.changed(), if world.lame() != Some(Lame::Mute) => {
                 let standing = *world.standing.borrow_and_update();
                 said.push(ToMinion::Standing(standing));
-                if matches!(standing, Standing::Accepted { .. }) && !granted && world.lame() != Some(Lame::NoGrant) {
+                if matches!(standing, Standing::Accepted { .. }) && works && !granted && world.lame() != Some(Lame::NoGrant) {
                     granted = true;
                     let publisher = world.publisher.lock().expect("sound");
                     let grant = Grant { address: world.grant_address.clone(), capability: publisher.admit(), key: publisher.key() };
@@ -410,12 +444,14 @@ async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiv
                 }
             }
             message = says.recv() => match message {
-                Ok(Said::Session(message)) => {
+                Ok(Said::Session(message)) if works => {
                     if let ToMinion::Credit { bytes } = &message {
                         credit = Some(usize::try_from(*bytes).expect("fits"));
                     }
                     said.push(message);
                 }
+                Ok(Said::Standby(message)) if !works => said.push(message),
+                Ok(Said::Session(_) | Said::Standby(_)) => {}
                 Ok(Said::Fanout(_)) => {}
                 Err(_) => return,
             },
@@ -423,6 +459,7 @@ async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiv
                 Ok(ToMaster::Ping { sequence }) => {
                     said.push(ToMinion::Pong { sequence, quorum: world.lame() != Some(Lame::NoQuorum) });
                 }
+                Ok(ToMaster::Call { .. }) if !works => panic!("a session that waits makes no calls"),
                 Ok(ToMaster::Call { .. }) if world.lame() == Some(Lame::Deaf) => {}
                 Ok(ToMaster::Call { sequence, call, .. }) => {
                     if let (Call::Return(parts), Some(left)) = (&call, &mut credit) {
@@ -440,6 +477,11 @@ async fn serve_session(mut world: World, link: Link, mut says: broadcast::Receiv
                     let bytes = bytes.min(1 << 20);
                     credit = Some(usize::try_from(bytes).expect("fits"));
                     said.push(ToMinion::Credit { bytes });
+                }
+                Ok(ToMaster::Role(role)) => {
+                    works = !role.is_standby();
+                    world.truth.lock().expect("sound").roles.push((world.id, role));
+                    world.standing.mark_changed();
                 }
                 Ok(ToMaster::Attach(_)) | Err(_) => return,
             },
@@ -516,20 +558,25 @@ async fn run_fanout(
             () = tokio::time::sleep(Duration::from_millis(500)) => {
                 sequence += 1;
                 let newest = directory.borrow().peek().expect("a directory");
+                let (quorum, level) = {
+                    let truth = truth.lock().expect("sound");
+                    (truth.lame.get(&id) != Some(&Lame::NoQuorum), truth.level)
+                };
                 Broadcast::Beacon(Beacon {
                     cluster: CLUSTER,
                     sequence,
                     newest_job: None,
                     time: LogicalTime::from_unix_micros(1_795_392_390_000_000).plus(clock.monotonic()),
                     directory: (newest.generation, newest.version),
-                    quorum: truth.lock().expect("sound").lame.get(&id) != Some(&Lame::NoQuorum),
+                    quorum,
                     reconnect_window_ms: 0,
                     next_ms: 500,
+                    level,
                 })
             }
             said = says.recv() => match said {
                 Ok(Said::Fanout(broadcast)) => broadcast,
-                Ok(Said::Session(_)) => continue,
+                Ok(Said::Session(_) | Said::Standby(_)) => continue,
                 Err(_) => return,
             },
         };

@@ -44,6 +44,7 @@ fn beacon(sequence: u64) -> Broadcast {
         quorum: true,
         reconnect_window_ms: 1000,
         next_ms: 5000,
+        level: saltern_wire::level::LEVEL_FIRST,
     })
 }
 

@@ -84,4 +84,7 @@ pub struct Beacon {
     pub reconnect_window_ms: u64,
     /// Milliseconds until the next beacon at the latest.
     pub next_ms: u64,
+    /// The cluster's feature level: what every master may be told. Absent in what older masters send.
+    #[serde(default = "crate::level::first", skip_serializing_if = "crate::level::is_first")]
+    pub level: u32,
 }

@@ -32,6 +32,11 @@ pub fn first() -> u32 {
     LEVEL_FIRST
 }
 
+/// For fields that are not written while they say nothing new.
+pub fn is_first(level: &u32) -> bool {
+    *level == LEVEL_FIRST
+}
+
 /// Something that came from a newer build than this one. Nothing is wrong with it, and nothing is lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error(

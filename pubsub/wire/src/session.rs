@@ -4,6 +4,7 @@
 //!   minion ── Attach ──────────────▶ master        once, first
 //!          ◀── Standing, Directory, Grant, Offer…  pushed whenever they change
 //!          ── Ping / ◀── Pong                      both sides drop a session that is silent for too long
+//!          ── Role / ◀── Promote, Move             which of a minion's two sessions it works through
 //!          ── Call(sequence, deadline, …) ──▶      a question with exactly one Reply of the same sequence
 //!          ── Want(bytes) ──▶ / ◀── Credit(bytes)  returns beyond the window wait for their turn
 //! ```
@@ -14,7 +15,7 @@ use crate::Map;
 use crate::codec::Encoded;
 use crate::crypto::Signed;
 use crate::fanout::{FanoutKey, Offer};
-use crate::id::{JobId, Ordinal, Revision};
+use crate::id::{JobId, MasterId, Ordinal, Revision};
 use crate::io::{Address, Capability};
 use crate::job::{Recorded, ReturnPart};
 use crate::master::Directory;
@@ -47,6 +48,8 @@ pub enum ToMaster {
         /// How many, about.
         bytes: u64,
     },
+    /// What this session is to the minion from now on. Said to masters of a cluster of [`crate::level::LEVEL_FLEET`] only.
+    Role(SessionRole),
 }
 
 impl Encoded for ToMaster {
@@ -68,6 +71,81 @@ pub struct Attach {
     /// Whether it sends returns by credit: not more than [`crate::limits::RETURN_WINDOW_BYTES`] of them unasked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub credit: bool,
+    /// What this session is to the minion. Absent in what older minions send, whose only session it is.
+    #[serde(default, skip_serializing_if = "SessionRole::is_ordinary")]
+    pub role: SessionRole,
+    /// The newest feature level that the minion's build knows: what it may be told.
+    #[serde(default = "crate::level::first", skip_serializing_if = "crate::level::is_first")]
+    pub level: u32,
+}
+
+/// What a session is to its minion, which has at most two: the one that it works through, and one that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionRole {
+    /// The minion works through it: it gets offers and the fan-out, and makes calls.
+    Primary {
+        /// Why it came here from another master, if it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        moved: Option<MoveReason>,
+    },
+    /// It waits: it is pinged, and gets nothing else until it is made the primary one.
+    Standby {
+        /// The master of the primary session.
+        primary: MasterId,
+        /// Whether the minion would rather work through this one.
+        #[serde(default)]
+        preferred: bool,
+    },
+}
+
+impl Default for SessionRole {
+    fn default() -> Self {
+        Self::Primary { moved: None }
+    }
+}
+
+impl SessionRole {
+    /// Whether it is what the only session of a minion is.
+    pub fn is_ordinary(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it waits.
+    pub fn is_standby(&self) -> bool {
+        matches!(self, Self::Standby { .. })
+    }
+}
+
+/// Why a minion works through another master than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveReason {
+    /// The session before was lost: its master died, froze or was cut off.
+    Lost,
+    /// The master before was of no use: no quorum, or it took no call.
+    Useless,
+    /// The master before gives its minions away.
+    Drain,
+    /// This master is the better one, and has been well for long.
+    Failback,
+    /// An operator asked for it.
+    Asked,
+}
+
+impl MoveReason {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 5] = [Self::Lost, Self::Useless, Self::Drain, Self::Failback, Self::Asked];
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lost => "lost",
+            Self::Useless => "useless",
+            Self::Drain => "drain",
+            Self::Failback => "failback",
+            Self::Asked => "asked",
+        }
+    }
 }
 
 /// A minion's question.
@@ -165,6 +243,24 @@ pub enum ToMinion {
         reason: String,
         /// How long to stay away from this master, in milliseconds.
         retry_after_ms: u64,
+    },
+    /// Said on a standby session: the master of the primary one does not answer the others. The minion asks that one once
+    /// more before it believes it. Only for minions of [`crate::level::LEVEL_FLEET`], as all that follows.
+    Promote {
+        /// Whom nobody hears.
+        peer: MasterId,
+        /// When it is this minion's turn, in milliseconds: those of one dead master do not all come at once.
+        slot_ms: u64,
+    },
+    /// Work through another master, which is to be reached before this session is left.
+    Move {
+        /// Which one; the minion chooses if none is named. Said on a standby session, it is that session's own master.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<MasterId>,
+        /// Why.
+        reason: MoveReason,
+        /// How long the minion may take, in milliseconds; then it stays where it is.
+        within_ms: u64,
     },
 }
 

@@ -49,6 +49,10 @@ pub struct Settings {
     pub offer_again_ms: u64,
     /// How many minions a second each master lets attach at most; 0 for as many as it has measured that it can.
     pub attach_per_second: u32,
+    /// How long a master has to be well before minions that would rather be there come back to it, in seconds.
+    pub failback_seconds: u64,
+    /// How many minions come back to one master a second, at most.
+    pub failback_per_second: u32,
 }
 
 impl Default for Settings {
@@ -76,6 +80,8 @@ impl Default for Settings {
             // Well above the round trip and the fsync of a busy minion.
             offer_again_ms: 2_000,
             attach_per_second: 0,
+            failback_seconds: 120,
+            failback_per_second: 200,
         }
     }
 }
@@ -103,6 +109,8 @@ const SINCE: &[(&str, u32)] = &[
     ("drain_spread_ms", 2),
     ("offer_again_ms", 3),
     ("attach_per_second", LEVEL_FLEET),
+    ("failback_seconds", LEVEL_FLEET),
+    ("failback_per_second", LEVEL_FLEET),
 ];
 
 /// Why a setting was not changed.

@@ -8,9 +8,12 @@ use saltern_wire::crypto::{Fingerprint, Identity, PublicKey, Signed};
 use saltern_wire::fanout::{Beacon, Broadcast, FanoutKey, Offer};
 use saltern_wire::io::{Address, Capability};
 use saltern_wire::job::{Job, Outcome, OutcomeKind, Recorded, ReturnPart};
+use saltern_wire::level::{LEVEL_FIRST, LEVEL_FLEET};
 use saltern_wire::master::{Certificate, Directory, Endpoints, MasterRecord, MasterState};
 use saltern_wire::mine::{MineEntry, MineReport, MineStamp};
-use saltern_wire::session::{Answer, Attach, Call, Grant, Refusal, Standing, ToMaster, ToMinion};
+use saltern_wire::session::{
+    Answer, Attach, Call, Grant, MoveReason, Refusal, SessionRole, Standing, ToMaster, ToMinion,
+};
 use saltern_wire::target::{Target, TargetKind};
 use saltern_wire::{
     ClusterId, JobId, LogicalTime, Map, MasterId, MinionId, Ordinal, RequestId, Revision, Value, fuzz, keep,
@@ -64,6 +67,7 @@ fn beacon() -> Beacon {
         quorum: true,
         reconnect_window_ms: 1_000,
         next_ms: 5_000,
+        level: LEVEL_FIRST,
     }
 }
 
@@ -166,12 +170,17 @@ fn fuzz_directory() {
 #[test]
 fn fuzz_to_master() {
     let attach = |credit| {
-        let (version, directory) = ("0.1.0".into(), Some((1, 2)));
-        ToMaster::Attach(Attach { version, incarnation: 5, directory, facts_digest: [9; 32], credit })
+        let (version, directory, role) = ("0.1.0".into(), Some((1, 2)), SessionRole::default());
+        Attach { version, incarnation: 5, directory, facts_digest: [9; 32], credit, role, level: LEVEL_FIRST }
     };
-    keep!("to_master", "attach", frozen("to_master-attach", &attach(false)));
-    keep!("to_master", "attach_credit", frozen("to_master-attach_credit", &attach(true)));
+    keep!("to_master", "attach", frozen("to_master-attach", &ToMaster::Attach(attach(false))));
+    keep!("to_master", "attach_credit", frozen("to_master-attach_credit", &ToMaster::Attach(attach(true))));
     keep!("to_master", "want", frozen("to_master-want", &ToMaster::Want { bytes: 3 << 20 }));
+    let waits = SessionRole::Standby { primary: MasterId(2), preferred: true };
+    let standby = Attach { role: waits, level: LEVEL_FLEET, ..attach(false) };
+    keep!("to_master", "standby", frozen("to_master-standby", &ToMaster::Attach(standby)));
+    let works = SessionRole::Primary { moved: Some(MoveReason::Lost) };
+    keep!("to_master", "role", frozen("to_master-role", &ToMaster::Role(works)));
     keep!("to_master", "ping", frozen("to_master-ping", &ToMaster::Ping { sequence: 1 }));
     let parts = ReturnPart::split(jid(), &outcome()).expect("it is small");
     let stamp = MineStamp { incarnation: 5, counter: 1 };
@@ -211,6 +220,8 @@ fn fuzz_to_minion() {
         ("refused", reply(Err(Refusal::Busy { retry_after_ms: 5 }))),
         ("credit", ToMinion::Credit { bytes: 1 << 20 }),
         ("bye", ToMinion::Bye { reason: "drain".into(), retry_after_ms: 5 }),
+        ("promote", ToMinion::Promote { peer: MasterId(2), slot_ms: 40 }),
+        ("move", ToMinion::Move { to: Some(MasterId(3)), reason: MoveReason::Asked, within_ms: 9000 }),
     ] {
         keep!("to_minion", name, frozen(&format!("to_minion-{name}"), &message));
     }

@@ -7,6 +7,7 @@ mod hostile;
 mod jobs;
 mod keys;
 mod liveness;
+mod standby;
 mod storm;
 
 use super::*;
@@ -25,7 +26,7 @@ use saltern_wire::crypto::Identity;
 use saltern_wire::crypto::handshake::Expectation;
 use saltern_wire::fanout::Offer;
 use saltern_wire::io::{Fanout, Transport};
-use saltern_wire::session::{Answer, Call, Grant, Refusal};
+use saltern_wire::session::{Answer, Call, Grant, Refusal, SessionRole};
 use saltern_wire::settings::Settings;
 use saltern_wire::target::Target;
 use saltern_wire::{JobId, MasterId, RequestId, Revision};
@@ -230,6 +231,17 @@ impl Minion {
         identity: Identity,
         incarnation: u64,
     ) -> Self {
+        Self::attach_as(network, place, name, identity, incarnation, SessionRole::default()).await
+    }
+
+    pub(super) async fn attach_as(
+        network: &MemoryNetwork,
+        place: usize,
+        name: &str,
+        identity: Identity,
+        incarnation: u64,
+        role: SessionRole,
+    ) -> Self {
         let address = Address::new(format!("m{}", place + 1), 4506);
         let link = network.host(name).dial(&address).await.expect("a master listens");
         let expectation =
@@ -237,10 +249,21 @@ impl Minion {
         let credentials = MinionCredentials { identity, minion: id(name), expectation };
         let within = Duration::from_secs(5);
         let mut session = Dialled::open(link, &credentials, &SystemEntropy, within).await.expect("a real master");
-        let attach =
-            Attach { version: "1.0".into(), incarnation, directory: None, facts_digest: [0; 32], credit: true };
+        let attach = Attach {
+            version: "1.0".into(),
+            incarnation,
+            directory: None,
+            facts_digest: [0; 32],
+            credit: true,
+            role,
+            level: saltern_wire::level::LEVEL,
+        };
         session.sender.send(&ToMaster::Attach(attach)).await.expect("it listens");
         Self { session, sequence: 0 }
+    }
+
+    pub(super) async fn say(&mut self, message: ToMaster) {
+        self.session.sender.send(&message).await.expect("it listens");
     }
 
     /// The next message; `None` if the session is over.

@@ -34,8 +34,15 @@ async fn come(network: MemoryNetwork, clock: Arc<dyn saltern_wire::io::Clock>, n
         }
     };
     let mut minion = Minion { session, sequence: 0 };
-    let attach =
-        Attach { version: "1.0".into(), incarnation: 1, directory: None, facts_digest: [0; 32], credit: false };
+    let attach = Attach {
+        version: "1.0".into(),
+        incarnation: 1,
+        directory: None,
+        facts_digest: [0; 32],
+        credit: false,
+        role: SessionRole::default(),
+        level: 1,
+    };
     minion.session.sender.send(&ToMaster::Attach(attach)).await.expect("it listens");
     minion.granted().await;
     (dialled, clock.monotonic())

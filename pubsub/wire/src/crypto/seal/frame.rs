@@ -354,6 +354,7 @@ mod tests {
             quorum: true,
             reconnect_window_ms: 1_000,
             next_ms: 5_000,
+            level: crate::level::LEVEL_FIRST,
         })
     }
 
