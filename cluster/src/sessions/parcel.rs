@@ -38,6 +38,8 @@ impl Parcel {
             | ToMinion::Rekey(_)
             | ToMinion::Pong { .. }
             | ToMinion::Credit { .. }
+            | ToMinion::Promote { .. }
+            | ToMinion::Move { .. }
             | ToMinion::Bye { .. } => 0,
         };
         MESSAGE_BYTES + body
