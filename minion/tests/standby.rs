@@ -9,7 +9,6 @@ use saltern_wire::MasterId;
 use saltern_wire::session::{MoveReason, SessionRole, Standing, ToMinion};
 use serde_json::json;
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Waits until the minion works and its second session waits.
 async fn ready(minion: &AgentHandle) -> Status {
@@ -53,10 +52,12 @@ async fn a_killed_master_is_replaced_by_the_second_session_at_once_with_a_job_in
     of(&masters, primary).offer(&job, &masters[0].identity);
     cluster.until("the acceptance", |truth| truth.accepted.contains(&job.jid).then_some(())).await;
     let attaches = cluster.truth().attaches;
-    let killed = Instant::now();
+    let clock = cluster.io().clock;
+    let killed = clock.monotonic();
     of(&masters, primary).kill();
     let after = attached_to(&minion, standby).await;
-    assert!(killed.elapsed() < Duration::from_millis(100), "{:?}", killed.elapsed());
+    let away = clock.monotonic() - killed;
+    assert!(away < Duration::from_millis(100), "{away:?}");
     assert_eq!(cluster.truth().attaches, attaches, "no handshake: it was there already");
     assert!(after.standby.is_none(), "the next one comes later");
     assert!(cluster.outcome(job.jid).await.success);
@@ -78,13 +79,14 @@ async fn a_frozen_master_is_left_sooner_with_a_second_session_and_at_once_when_o
         let minion = cluster.minion(cluster.config(folder.path(), &[1, 2]));
         let before = ready(&minion).await;
         let (primary, standby) = (primary_of(&before), standby_of(&before));
-        let frozen = Instant::now();
+        let clock = cluster.io().clock;
+        let frozen = clock.monotonic();
         cluster.network.freeze(&format!("m{primary}"));
         if push {
             of(&masters, standby).tell_standbys(ToMinion::Promote { peer: primary, slot_ms: 200 });
         }
         attached_to(&minion, standby).await;
-        let away = frozen.elapsed();
+        let away = clock.monotonic() - frozen;
         let most = if push { Duration::from_millis(1_500) } else { Duration::from_millis(6_500) };
         assert!(away <= most, "{away:?} with push: {push}");
         minion.stop().await;
