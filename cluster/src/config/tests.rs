@@ -36,7 +36,7 @@ fn salts_keys_mean_what_they_mean_there() {
     let config = load(yaml).expect("good");
     assert_eq!(config.endpoints().fanout.to_string(), "127.0.0.1:5505");
     assert_eq!((config.seeds.keep_jobs_seconds, config.seeds.auto_accept), (60, true));
-    assert_eq!(config.timing, Timing { heartbeat_ms: 400, election_ms_min: 2000, election_ms_max: 2500 });
+    assert_eq!(config.timing, Timing { heartbeat_ms: 400, election_ms_min: 1500, election_ms_max: 1900 });
     assert_eq!(config.log_level.directive(), "warn");
     assert_eq!((config.connections_per_address_max, config.minions_max), (Some(5000), Some(9000)));
 }
