@@ -132,7 +132,8 @@ async fn a_cluster_over_three_regions_does_what_was_foretold() -> anyhow::Result
     let forecast = foretold(&world.cluster, "eu").await?;
     let (_, foretold_ms) = forecast.write_gap_ms.expect("two of three are a majority");
     let foretold_max = Duration::from_millis(foretold_ms);
-    assert!(foretold_max <= Duration::from_millis(6_500), "{forecast:?}");
+    // Fifteen round trips are in it at most; a busy machine measures twice as long ones.
+    assert!(foretold_max <= Duration::from_millis(7_500), "{forecast:?}");
     let candidates: Vec<_> = forecast.after.candidates.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(candidates, ["master-2", "master-3"]);
     let watch = Watch::start(world.cluster.client_of(&[1, 2]), clock.clone());
