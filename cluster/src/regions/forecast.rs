@@ -240,7 +240,7 @@ impl Cluster<'_> {
     }
 }
 
-/// Round trips in which a new leader finds the end of a follower's log: openraft halves the entries that are kept, some ten
+/// Round trips in which a new leader finds the end of a follower's log: the Raft core halves the entries that are kept, some ten
 /// thousand, until sixteen are left.
 const SEARCH_ROUNDS: u64 = 10;
 
