@@ -34,6 +34,9 @@ const RARE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a process may take to stop: none of its threads waits for the kernel longer than a write to its disk takes.
 const FREEZE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a minion's own end may take after it was said: unwinding with a backtrace, on a busy machine.
+const OWN_END: Duration = Duration::from_secs(2);
+
 /// How long a process may take to end of an abort or a panic.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -262,9 +265,13 @@ impl Nemesis<'_> {
         hurt.insert(victim);
         self.tally.happened(place, action);
         if point.program == Program::Supervisor {
-            // Minions write to their outbox themselves when they report that a job was interrupted.
-            let died =
-                happened.ending.is_some() || self.process(victim).as_mut().is_some_and(|own| own.ending().is_some());
+            // Minions write to their outbox themselves when they report that a job was interrupted. One that panicked has said
+            // so before it is gone.
+            let own = match (&happened.ending, self.process(victim).as_mut()) {
+                (None, Some(own)) if action.is_deadly() => own.wait(OWN_END).await,
+                _ => None,
+            };
+            let died = happened.ending.is_some() || own.is_some();
             if died {
                 *self.process(victim) = None;
                 self.tally.killed += 1;
