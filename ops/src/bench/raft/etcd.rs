@@ -3,17 +3,16 @@
 //! Two clients are tried, so that no client is what is measured: `etcdctl check perf`, etcd's own, and one here that speaks to
 //! the leader's HTTP gateway over connections that stay open.
 
+use super::crowd::{Writer, rate};
 use anyhow::Context;
 use saltern_wire::io::Clock;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 
 /// Its name in figures.
 pub const NAME: &str = "etcd";
@@ -102,28 +101,13 @@ impl Etcd {
         within: Duration,
         clock: &(impl Clock + Clone + 'static),
     ) -> anyhow::Result<f64> {
-        let value = Arc::new(base64_of(VALUE_BYTES));
-        let started = clock.monotonic();
-        let mut crowd = JoinSet::new();
-        for writer in 0..writers {
-            let (port, clock, value) = (self.leader, clock.clone(), Arc::clone(&value));
-            crowd.spawn(async move {
-                let mut gateway = Gateway::connect(port).await?;
-                // The key's name in base64 is its own: any letters are.
-                let put = json!({ "key": format!("bench{writer:07}"), "value": *value }).to_string();
-                let mut count = 0_u64;
-                while clock.monotonic().saturating_sub(started) < within {
-                    gateway.post("/v3/kv/put", &put).await?;
-                    count += 1;
-                }
-                anyhow::Ok(count)
-            });
-        }
-        let mut count = 0;
-        while let Some(written) = crowd.join_next().await {
-            count += written??;
-        }
-        Ok(count as f64 / clock.monotonic().saturating_sub(started).as_secs_f64())
+        let (port, value) = (self.leader, base64_of(VALUE_BYTES));
+        rate(writers, within, clock, |number| {
+            // The key's name in base64 is its own: any letters are.
+            let put = json!({ "key": format!("bench{number:07}"), "value": value }).to_string();
+            async move { Ok(Put { gateway: Gateway::connect(port).await?, put }) }
+        })
+        .await
     }
 
     /// Writes per second as `etcdctl check perf` counts them, with 500 clients that want 8,000 a second; takes a minute.
@@ -158,6 +142,19 @@ fn throughput_in(said: &str) -> Option<f64> {
 fn base64_of(bytes: usize) -> String {
     let letter = |place: usize| char::from(b'A' + u8::try_from(place * 7 % 26).unwrap_or(0));
     (0..bytes * 4 / 3 / 4 * 4).map(letter).collect()
+}
+
+/// Writes one key again and again.
+struct Put {
+    gateway: Gateway,
+    put: String,
+}
+
+impl Writer for Put {
+    async fn write(&mut self) -> anyhow::Result<()> {
+        self.gateway.post("/v3/kv/put", &self.put).await?;
+        Ok(())
+    }
 }
 
 /// A connection to a gateway that stays open.

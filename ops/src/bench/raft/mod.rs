@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   limit ── what the disk allows        group, member ── the processes, and questions to them
-//!   gaps, snapshot ── measurements       etcd, nats ── the same writes on a peer, with --peers
+//!   gaps, snapshot ── measurements       etcd, nats (crowd) ── the same writes on a peer, with --peers
 //! ```
 //!
 //! Beside rates stands what a write cost all members' processors together (`…_cpu_us_N`): that tells more than a rate where
@@ -14,6 +14,7 @@
 //! **Invariants.** A figure is what was measured in this run. A peer's figure has its name in `peer`, and in `ratio` how many
 //! times as much ours is. Whatever was started ends with the run, and its folder goes.
 
+mod crowd;
 pub mod etcd;
 pub mod gaps;
 pub mod group;

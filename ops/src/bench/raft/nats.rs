@@ -5,17 +5,16 @@
 //! after two minutes (`sync_interval`, nats.io's documentation of JetStream's configuration). Versions from 2.10 know
 //! `sync_interval: always`, which is asked for where it is understood: the figure's name says which of the two was measured.
 
+use super::crowd::{Writer, rate};
 use anyhow::Context;
 use saltern_wire::io::Clock;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
 
 /// Members.
 const MEMBERS: usize = 3;
@@ -31,6 +30,9 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Bytes of a message.
 const VALUE_BYTES: usize = 256;
+
+/// Bytes of an answer: what is told of a stream has some hundreds.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
 /// Where a connection hears answers.
 const INBOX: &str = "_INBOX.saltern";
@@ -92,28 +94,27 @@ impl Nats {
         within: Duration,
         clock: &(impl Clock + Clone + 'static),
     ) -> anyhow::Result<f64> {
-        let value = Arc::new("x".repeat(VALUE_BYTES));
-        let started = clock.monotonic();
-        let mut crowd = JoinSet::new();
-        for writer in 0..writers {
-            let (port, clock, value) = (self.port, clock.clone(), Arc::clone(&value));
-            crowd.spawn(async move {
-                let mut connection = Connection::open(port).await?;
-                let subject = format!("bench.{writer}");
-                let mut count = 0_u64;
-                while clock.monotonic().saturating_sub(started) < within {
-                    let answer = connection.ask(&subject, &value).await?;
-                    anyhow::ensure!(answer["seq"].is_number(), "a message was not taken: {answer}");
-                    count += 1;
-                }
-                anyhow::Ok(count)
-            });
-        }
-        let mut count = 0;
-        while let Some(written) = crowd.join_next().await {
-            count += written??;
-        }
-        Ok(count as f64 / clock.monotonic().saturating_sub(started).as_secs_f64())
+        let port = self.port;
+        rate(writers, within, clock, |number| async move {
+            let (subject, value) = (format!("bench.{number}"), "x".repeat(VALUE_BYTES));
+            Ok(Publishing { connection: Connection::open(port).await?, subject, value })
+        })
+        .await
+    }
+}
+
+/// Publishes one message again and again.
+struct Publishing {
+    connection: Connection,
+    subject: String,
+    value: String,
+}
+
+impl Writer for Publishing {
+    async fn write(&mut self) -> anyhow::Result<()> {
+        let answer = self.connection.ask(&self.subject, &self.value).await?;
+        anyhow::ensure!(answer["seq"].is_number(), "a message was not taken: {answer}");
+        Ok(())
     }
 }
 
@@ -201,6 +202,7 @@ impl Connection {
                 .next_back()
                 .and_then(|len| len.parse().ok())
                 .context("a message without length")?;
+            anyhow::ensure!(len <= ANSWER_BYTES_MAX, "an answer of {len} bytes: at most {ANSWER_BYTES_MAX} are taken");
             let mut body = vec![0; len + 2];
             self.stream.read_exact(&mut body).await?;
             return Ok(serde_json::from_slice(&body[..len])?);
